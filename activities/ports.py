@@ -1,14 +1,16 @@
 """What activities need of the outside, as protocols. `entrypoints` hands in what satisfies them."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from enum import StrEnum
 from typing import Protocol
 
 from stoker.domain.base import InstanceId, Value, WorkerName
-from stoker.domain.deployments import DeploymentSpec, InstanceState
+from stoker.domain.deployments import DeploymentSpec
 from stoker.domain.gguf import ModelProfile
 from stoker.domain.models import ModelFiles, ModelSource
 from stoker.domain.placement.types import Placement, PlacementRequest, Unplaceable
+from stoker.domain.statuses import DeploymentProjection, InstanceProjection
+from stoker.model_source_error import ModelSourceError as ModelSourceError
 
 # --- on the hosts ---------------------------------------------------------------------------------------------------
 
@@ -65,12 +67,12 @@ class ProcessSupervisor(Protocol):
         """
         ...
 
-    def watch(self, key: ProcessKey) -> AsyncIterator[ProcessStatus]:
-        """Yields the status now and at every change until EXITED, which comes last. Leaving it lets go of the process."""
+    def watch(self, key: ProcessKey) -> AsyncGenerator[ProcessStatus, None]:
+        """Yields the status now and at every change; EXITED comes last. Leaving it lets go of the process."""
         ...
 
     async def drain(self, key: ProcessKey, settle_seconds: float, timeout_seconds: float) -> bool:
-        """Waits `settle_seconds` (routes are being withdrawn), then until no request is in work; False at the deadline."""
+        """Waits `settle_seconds` (routes go), then until no request is in work; False at the deadline."""
         ...
 
     async def kill(self, key: ProcessKey) -> None:
@@ -100,22 +102,13 @@ class ModelStore(Protocol):
         """Reads the header(s) of a file on this host. Raises ModelSourceError."""
         ...
 
-    def fetch(self, files: ModelFiles) -> AsyncIterator[DownloadProgress]:
+    def fetch(self, files: ModelFiles) -> AsyncGenerator[DownloadProgress, None]:
         """Makes the files present; yields progress, complete when exhausted. Closing it stops the download at once."""
         ...
 
     def local_path(self, files: ModelFiles) -> str:
         """The absolute path to give to the engine (the first shard), once `fetch` has ended."""
         ...
-
-
-class ModelSourceError(Exception):
-    """A model source that cannot be used. `code`: model_not_found, file_not_found, not_gguf, truncated_gguf,
-    path_not_allowed, ambiguous_model, access_denied, disk_full, hub_unavailable, checksum_mismatch."""
-
-    def __init__(self, code: str, message: str, *, retryable: bool = False) -> None:
-        super().__init__(message)
-        self.code, self.retryable = code, retryable
 
 
 # --- on the control plane ---------------------------------------------------------------------------------------------
@@ -127,31 +120,6 @@ class ModelHub(Protocol):
     async def inspect(self, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
         """Resolves a source to files at a pinned commit and reads only the header(s). Raises ModelSourceError."""
         ...
-
-
-class DeploymentProjection(Value):
-    """The deployment's row as the workflow wants it seen."""
-
-    spec: DeploymentSpec
-    generation: int
-    profile: ModelProfile
-    files: ModelFiles
-    deleting: bool = False
-
-
-class InstanceProjection(Value):
-    """The instance's row as its workflow wants it seen."""
-
-    instance_id: InstanceId
-    deployment: str
-    generation: int
-    incarnation: int
-    state: InstanceState
-    message: str = ""
-    endpoint_port: int = 0
-    pid: int = 0
-    worker: WorkerName = ""
-    run_id: str = ""
 
 
 class Projections(Protocol):
@@ -170,7 +138,7 @@ class Projections(Protocol):
         ...
 
     def remove_instance(self, instance_id: InstanceId) -> None:
-        """Removes the instance's row."""
+        """Removes the instance's row. Claims that it still holds stay: they are not this port's to give back."""
         ...
 
 
@@ -182,7 +150,7 @@ class Ledger(Protocol):
         ...
 
     def release(self, instance_id: InstanceId, incarnation: int | None = None) -> tuple[InstanceId, ...]:
-        """Gives claims back (of every incarnation when None); returns the pending instances that fit now, to be woken."""
+        """Gives claims back (of every incarnation when None); returns the pending instances that fit now."""
         ...
 
     def ready_workers(self, spec: DeploymentSpec) -> tuple[WorkerName, ...]:

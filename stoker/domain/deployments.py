@@ -50,6 +50,7 @@ class DeploymentSpec(Value):
     strategy: Strategy = Strategy.SPREAD
     worker_selector: dict[LabelText, LabelText] = Field(default_factory=dict)
     devices: tuple[tuple[WorkerName, DeviceId], ...] = ()  # the only ones that may be used; empty: any
+    cpu_offload: bool = False  # whether a host that has GPUs may use its CPU; a host without GPUs always may
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0  # higher is served first when room is short
 
     def same_instances(self, other: "DeploymentSpec") -> bool:
@@ -73,7 +74,14 @@ class InstanceState(StrEnum):
 
 TRANSITIONS: dict[InstanceState, frozenset[InstanceState]] = {
     InstanceState.PLACING: frozenset(
-        {InstanceState.PENDING, InstanceState.DOWNLOADING, InstanceState.STARTING, InstanceState.STOPPING}
+        {
+            InstanceState.PENDING,
+            InstanceState.DOWNLOADING,
+            InstanceState.STARTING,
+            InstanceState.BACKOFF,
+            InstanceState.FAILED,
+            InstanceState.STOPPING,
+        }
     ),
     InstanceState.PENDING: frozenset({InstanceState.PLACING, InstanceState.STOPPING}),
     InstanceState.DOWNLOADING: frozenset(

@@ -1,0 +1,1 @@
+"""Tables, repositories, migrations, and the one claiming transaction. Rows never leave this package."""

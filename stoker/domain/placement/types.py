@@ -15,6 +15,7 @@ class PlacementRequest(Value):
 
     instance_id: InstanceId
     incarnation: int
+    generation: int = 1  # of the deployment
     spec: DeploymentSpec
     profile: ModelProfile
     files: ModelFiles
@@ -55,6 +56,7 @@ class Rule(StrEnum):
     SELECTOR = "selector_mismatch"
     FILE_MISSING = "file_missing"
     DEVICE_NOT_CHOSEN = "device_not_chosen"
+    CPU_NOT_ALLOWED = "cpu_not_allowed"
     MEMORY = "not_enough_memory"
     HOST_MEMORY = "not_enough_host_memory"
     UNSUPPORTED = "unsupported_model"

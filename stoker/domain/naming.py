@@ -1,0 +1,35 @@
+"""The names by which processes find each other through Temporal. They are a wire contract: never change one in place."""
+
+from stoker.domain.base import DeploymentName, InstanceId, WorkerName
+
+CONTROL_QUEUE = "control"
+"""Workflows and the control plane's activities."""
+
+CAPACITY_SIGNAL = "capacity"
+"""Tells a pending instance that it may fit now."""
+
+READY_SIGNAL = "main_ready"
+"""Tells an instance that its main server answers."""
+
+SEARCH_ATTRIBUTES = ("StokerDeployment", "StokerPhase", "StokerReason", "StokerWorker")
+"""Keyword search attributes of our workflows; registered before the first workflow starts."""
+
+
+def worker_queue(worker: WorkerName) -> str:
+    """The queue on which a host's agent takes the control of its processes."""
+    return f"worker.{worker}"
+
+
+def download_queue(worker: WorkerName) -> str:
+    """The queue of a host's downloads: long work, kept apart so that it never holds up control."""
+    return f"worker.{worker}.download"
+
+
+def deployment_workflow_id(name: DeploymentName) -> str:
+    """The id of a deployment's entity workflow."""
+    return f"deployment/{name}"
+
+
+def instance_workflow_id(instance_id: InstanceId) -> str:
+    """The id of an instance's workflow."""
+    return f"instance/{instance_id}"

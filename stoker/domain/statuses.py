@@ -1,0 +1,93 @@
+"""What is observed, as rows keep it and people read it: the projections that workflows write, and what is read back."""
+
+from datetime import datetime
+
+from stoker.domain.base import Bytes, DeploymentName, DeviceId, InstanceId, Value, WorkerName
+from stoker.domain.claims import Claim
+from stoker.domain.deployments import DeploymentSpec, InstanceState
+from stoker.domain.gguf import ModelProfile
+from stoker.domain.models import ModelFiles
+from stoker.domain.placement.types import Placement, Unplaceable
+from stoker.domain.workers import Worker
+
+
+class DeploymentProjection(Value):
+    """The deployment as its workflow wants it seen."""
+
+    spec: DeploymentSpec
+    generation: int
+    profile: ModelProfile
+    files: ModelFiles
+    deleting: bool = False
+
+
+class DeploymentStatus(DeploymentProjection):
+    """A deployment as it is read back."""
+
+    created_at: datetime
+    updated_at: datetime
+
+
+class InstanceProjection(Value):
+    """The instance as its workflow wants it seen. Placement and reasons are not here: the claiming transaction writes them."""
+
+    instance_id: InstanceId
+    deployment: DeploymentName
+    generation: int
+    incarnation: int
+    state: InstanceState
+    message: str = ""
+    port: int = 0  # of the main server, on its worker's address; 0: not routable
+    pid: int = 0
+
+
+class Progress(Value):
+    """How far a download (bytes) or a load (thousandths) has come."""
+
+    done: Bytes = 0
+    total: Bytes = 0
+    rate: float = 0.0  # bytes a second; 0: unknown
+
+    @property
+    def fraction(self) -> float:
+        """0 to 1."""
+        return self.done / self.total if self.total else 0.0
+
+
+class InstanceStatus(InstanceProjection):
+    """An instance as it is read back."""
+
+    placement: Placement | None = None
+    unplaceable: Unplaceable | None = None
+    progress: Progress | None = None
+    created_at: datetime
+    updated_at: datetime
+    state_since: datetime
+
+
+class WorkerStatus(Value):
+    """A worker as it is read back, with the claims on its devices."""
+
+    worker: Worker
+    claims: tuple[Claim, ...] = ()
+    joined_at: datetime
+    seen_at: datetime
+
+
+class DeviceUse(Value):
+    """What was really in use on one device at a report, in bytes."""
+
+    device: DeviceId
+    used: Bytes
+
+
+class Endpoint(Value):
+    """One running main server as the proxy reaches it."""
+
+    instance_id: InstanceId
+    deployment: DeploymentName
+    worker: WorkerName
+    host: str
+    port: int
+    slots: int
+    engine_key: str  # the key that this engine asks for; never leaves the server's memory

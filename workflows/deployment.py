@@ -1,0 +1,331 @@
+"""One deployment: an entity that keeps as many instances alive as are wanted, of the generation that is wanted.
+
+Handlers only change the state; one level-triggered `_reconcile` starts and stops instances, by the pure `plan()`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from temporalio import workflow
+from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
+from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.downloads import DownloadActivities
+    from activities.estimation import EstimationActivities
+    from activities.placement import PlacementActivities
+    from activities.projection import ProjectionActivities
+    from activities.types import (
+        InspectedModel,
+        InspectInput,
+        InspectResult,
+        ReadyWorkersInput,
+        ReleaseInput,
+        RemoveDeploymentInput,
+        SweepInput,
+    )
+    from stoker.domain.deployments import DeploymentSpec
+    from stoker.domain.models import SourceKind
+    from stoker.domain.naming import instance_workflow_id, worker_queue
+    from stoker.domain.rollout import Replica, ReplicaPhase, plan
+    from stoker.domain.statuses import DeploymentProjection
+    from workflows import options
+    from workflows.instance import Instance
+    from workflows.types import (
+        ApplyInput,
+        ApplyResult,
+        DeleteInput,
+        DeploymentInput,
+        InstanceChanged,
+        InstanceInput,
+        StopRequest,
+        Wanted,
+    )
+    from workflows.visibility import DEPLOYMENT, PHASE, show_phase
+
+_SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels: no words by accident
+
+
+@workflow.defn
+class Deployment:
+    """Started by its first `apply`; ends when it was deleted and its last instance is gone."""
+
+    @workflow.init
+    def __init__(self, input: DeploymentInput) -> None:
+        self._name = input.name
+        self._state = input.state
+        self._dirty = True
+        self._rejected = False
+        self._applying = asyncio.Lock()
+
+    # --- handlers ----------------------------------------------------------------------------------------------------
+
+    @workflow.update
+    async def apply(self, input: ApplyInput) -> ApplyResult:
+        """Makes `input.spec` what is wanted. Answers once the row shows it; refuses a model that cannot be read."""
+        async with self._applying:
+            self._check_generation(input.expected_generation)
+            old, spec = self._state.wanted, input.spec
+            if old is not None and old.spec == spec:
+                return ApplyResult(generation=self._state.generation)
+            if old is not None and old.spec.model == spec.model:
+                wanted = old.model_copy(update={"spec": spec})
+            else:
+                try:
+                    wanted = await self._inspect(spec)
+                except (ActivityError, ApplicationError) as error:
+                    self._rejected = self._rejected or old is None
+                    raise _refusal(error) from error
+            if self._state.deleting:
+                raise ApplicationError(f"{self._name} is being deleted", type="deployment_deleting")
+            generation = self._state.generation + 1
+            rolls = old is None or not old.spec.same_instances(spec)
+            instances_generation = generation if rolls else self._state.instances_generation
+            self._change(wanted=wanted, generation=generation, instances_generation=instances_generation)
+            await self._project(wanted)
+            self._dirty = True
+            return ApplyResult(generation=generation, created=old is None)
+
+    @apply.validator
+    def _check_apply(self, input: ApplyInput) -> None:
+        if self._state.deleting:
+            raise ApplicationError(f"{self._name} is being deleted", type="deployment_deleting")
+        self._check_generation(input.expected_generation)
+
+    @workflow.update
+    async def delete(self, input: DeleteInput) -> None:
+        """Begins the end: instances stop, claims are released, then the rows go."""
+        async with self._applying:
+            self._change(deleting=True)
+            if self._state.wanted is not None:
+                await self._project(self._state.wanted)
+            self._dirty = True
+
+    @delete.validator
+    def _check_delete(self, input: DeleteInput) -> None:
+        self._check_generation(input.expected_generation)
+
+    @workflow.signal
+    def instance_changed(self, change: InstanceChanged) -> None:
+        """An instance moved on, or is over."""
+        if change.ended:
+            self._forget(change.instance_id)
+        else:
+            self._set_phase(change.instance_id, change.phase)
+
+    def _check_generation(self, expected: int | None) -> None:
+        if expected is not None and expected != self._state.generation:
+            raise ApplicationError(
+                f"{self._name} is at generation {self._state.generation}, not {expected}: read it again",
+                type="generation_conflict",
+            )
+
+    # --- the loop ----------------------------------------------------------------------------------------------------
+
+    @workflow.run
+    async def run(self, input: DeploymentInput) -> None:
+        """Reconciles until deleted."""
+        while True:
+            await self._wait_for_change()
+            if self._state.wanted is None:
+                if self._rejected or self._state.deleting:
+                    break  # the very first apply was refused: nothing was made, nothing stays
+                continue
+            await self._reconcile(self._state.wanted)
+            if self._state.deleting and not self._state.replicas:
+                await workflow.execute_activity_method(
+                    ProjectionActivities.remove_deployment,
+                    RemoveDeploymentInput(name=self._name),
+                    summary=f"remove the rows of {self._name}",
+                    **options.TRANSACTION,
+                )
+                break
+            if workflow.info().is_continue_as_new_suggested():
+                await workflow.wait_condition(workflow.all_handlers_finished)
+                workflow.continue_as_new(DeploymentInput(name=self._name, state=self._state))
+        await workflow.wait_condition(workflow.all_handlers_finished)
+
+    async def _wait_for_change(self) -> None:
+        try:
+            await workflow.wait_condition(
+                lambda: self._dirty or self._rejected,
+                timeout=options.SWEEP_EVERY,
+                timeout_summary="looks for instances that ended without a word",
+            )
+        except TimeoutError:
+            await self._sweep()
+        self._dirty = False
+
+    async def _reconcile(self, wanted: Wanted) -> None:
+        count = 0 if self._state.deleting else wanted.spec.replicas
+        step = plan(count, self._state.instances_generation, self._state.replicas)
+        for instance_id in step.stop:
+            await self._stop(instance_id)
+        for _ in range(step.start):
+            await self._start(wanted)
+        self._show(wanted.spec, count)
+
+    async def _start(self, wanted: Wanted) -> None:
+        replica = Replica(instance_id=self._new_id(), generation=self._state.instances_generation)
+        self._change(replicas=(*self._state.replicas, replica))
+        try:
+            await workflow.start_child_workflow(
+                Instance.run,
+                InstanceInput(
+                    instance_id=replica.instance_id,
+                    generation=replica.generation,
+                    spec=wanted.spec,
+                    profile=wanted.profile,
+                    files=wanted.files,
+                ),
+                id=instance_workflow_id(replica.instance_id),
+                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+                static_summary=f"{wanted.spec.model} for {self._name}",
+                search_attributes=TypedSearchAttributes(
+                    [SearchAttributePair(DEPLOYMENT, self._name), SearchAttributePair(PHASE, "placing")]
+                ),
+            )
+        except WorkflowAlreadyStartedError:
+            self._forget(replica.instance_id)
+
+    async def _stop(self, instance_id: str) -> None:
+        self._set_phase(instance_id, ReplicaPhase.STOPPING)
+        reason = "its deployment was deleted" if self._state.deleting else "its deployment needs it no more"
+        handle = workflow.get_external_workflow_handle_for(Instance.run, instance_workflow_id(instance_id))
+        try:
+            await handle.signal(Instance.stop, StopRequest(reason=reason))
+        except ApplicationError:  # its workflow is over: nobody will say so any more
+            await self._release(instance_id)
+            self._forget(instance_id)
+
+    async def _sweep(self) -> None:
+        if not self._state.replicas:
+            return
+        result = await workflow.execute_activity_method(
+            PlacementActivities.sweep_instances,
+            SweepInput(instance_ids=tuple(replica.instance_id for replica in self._state.replicas)),
+            summary="look for instances that ended without a word",
+            **options.TRANSACTION,
+        )
+        for instance_id in result.ended:
+            self._forget(instance_id)
+
+    async def _release(self, instance_id: str) -> None:
+        await workflow.execute_activity_method(
+            PlacementActivities.release,
+            ReleaseInput(instance_id=instance_id),
+            summary=f"release whatever {instance_id} held",
+            **options.TRANSACTION,
+        )
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    async def _inspect(self, spec: DeploymentSpec) -> Wanted:
+        """What the model is made of: read from the hub, or by every host that may be asked for a file."""
+        question = InspectInput(source=spec.model)
+        if spec.model.kind is SourceKind.HUB:
+            answer = await workflow.execute_activity_method(
+                EstimationActivities.inspect_hub_model,
+                question,
+                summary=f"read the header of {spec.model}",
+                **options.INSPECT,
+            )
+            return Wanted(spec=spec, profile=answer.profile, files=answer.files)
+        ready = await workflow.execute_activity_method(
+            PlacementActivities.ready_workers,
+            ReadyWorkersInput(spec=spec),
+            summary="who could read the file",
+            **options.TRANSACTION,
+        )
+        if not ready.workers:
+            raise ApplicationError(
+                f"no worker that this deployment may use is there to read {spec.model}",
+                type="no_worker",
+                non_retryable=True,
+            )
+        answers = await asyncio.gather(
+            *(
+                workflow.execute_activity_method(
+                    DownloadActivities.inspect_file,
+                    question,
+                    summary=f"read the header of {spec.model} on {worker}",
+                    **options.on_queue(options.INSPECT, worker_queue(worker)),
+                )
+                for worker in ready.workers
+            ),
+            return_exceptions=True,
+        )
+        return _merged(spec, ready.workers, [a.model if isinstance(a, InspectResult) else a for a in answers])
+
+    async def _project(self, wanted: Wanted) -> None:
+        await workflow.execute_activity_method(
+            ProjectionActivities.project_deployment,
+            DeploymentProjection(
+                spec=wanted.spec,
+                generation=self._state.generation,
+                profile=wanted.profile,
+                files=wanted.files,
+                deleting=self._state.deleting,
+            ),
+            summary=f"show {self._name}, generation {self._state.generation}",
+            **options.TRANSACTION,
+        )
+
+    def _show(self, spec: DeploymentSpec, wanted: int) -> None:
+        running = sum(replica.phase is ReplicaPhase.RUNNING for replica in self._state.replicas)
+        phase = "deleting" if self._state.deleting else "running" if running >= wanted else "progressing"
+        lines = [f"**{running} of {wanted}** running - `{spec.model}`, generation {self._state.generation}", ""]
+        lines += [f"- `{r.instance_id}` {r.phase} (generation {r.generation})" for r in self._state.replicas]
+        show_phase(phase, details="\n".join(lines))
+
+    def _new_id(self) -> str:
+        letters = "".join(workflow.random().choice(_SUFFIX_ALPHABET) for _ in range(5))
+        return f"{self._name}-{letters}"
+
+    def _change(self, **fields: Any) -> None:
+        self._state = self._state.model_copy(update=fields)
+
+    def _set_phase(self, instance_id: str, phase: ReplicaPhase) -> None:
+        self._change(
+            replicas=tuple(_moved_on(r, phase) if r.instance_id == instance_id else r for r in self._state.replicas)
+        )
+        self._dirty = True
+
+    def _forget(self, instance_id: str) -> None:
+        self._change(replicas=tuple(r for r in self._state.replicas if r.instance_id != instance_id))
+        self._dirty = True
+
+
+def _moved_on(replica: Replica, phase: ReplicaPhase) -> Replica:
+    """A replica that was told to stop stays so, whatever it still has to say."""
+    if replica.phase is ReplicaPhase.STOPPING:
+        return replica
+    return replica.model_copy(update={"phase": phase})
+
+
+def _merged(
+    spec: DeploymentSpec, workers: Sequence[str], answers: Sequence[InspectedModel | BaseException | None]
+) -> Wanted:
+    """What the hosts that have the file agree on; raises the first refusal when none has a readable one."""
+    by_worker = dict(zip(workers, answers, strict=True))
+    seen = {worker: answer for worker, answer in by_worker.items() if isinstance(answer, InspectedModel)}
+    if seen:
+        first = next(iter(seen.values()))
+        found_on = tuple(worker for worker, answer in seen.items() if answer.files.files == first.files.files)
+        return Wanted(spec=spec, profile=first.profile, files=first.files.model_copy(update={"found_on": found_on}))
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    raise ApplicationError(
+        f"no such file: {spec.model.path} (looked on {', '.join(workers)})", type="file_not_found", non_retryable=True
+    )
+
+
+def _refusal(error: ActivityError | ApplicationError) -> ApplicationError:
+    """The reason in the words and with the code of whoever refused."""
+    cause = error.cause if isinstance(error, ActivityError) else error
+    if isinstance(cause, ApplicationError):
+        return ApplicationError(cause.message, type=cause.type)
+    return ApplicationError(f"the model could not be read: {cause or error}", type="inspection_failed")
