@@ -1,10 +1,13 @@
 """Reading what a model needs from a hub (control queue). Files on hosts are read by the hosts: see downloads."""
 
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
 from activities.errors import as_application_errors
 from activities.ports import ModelHub
-from activities.types import InspectedModel, InspectInput
+from activities.types import EstimateInput, EstimateResult, InspectedModel, InspectInput
+from stoker.domain.estimation import EstimateRefusal, MemoryEstimate, estimate
+from stoker.domain.workers import DeviceKind
 
 
 class EstimationActivities:
@@ -19,3 +22,15 @@ class EstimationActivities:
         with as_application_errors():
             files, profile = await self._hub.inspect(input.source)
         return InspectedModel(files=files, profile=profile)
+
+    @activity.defn
+    async def estimate_model(self, input: EstimateInput) -> EstimateResult:
+        """What the model needs as the spec wants it. Refuses what no device could ever run, with the reason."""
+        return EstimateResult(on_gpu=_estimated(input, DeviceKind.CUDA), on_cpu=_estimated(input, DeviceKind.CPU))
+
+
+def _estimated(input: EstimateInput, kind: DeviceKind) -> MemoryEstimate:
+    outcome = estimate(input.profile, input.spec.options, kind)
+    if isinstance(outcome, EstimateRefusal):
+        raise ApplicationError(outcome.message, type="unsupported_model", non_retryable=True)
+    return outcome

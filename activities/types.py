@@ -2,6 +2,7 @@
 
 from stoker.domain.base import Bytes, DeploymentName, InstanceId, Value, WorkerName
 from stoker.domain.deployments import DeploymentSpec
+from stoker.domain.estimation import MemoryEstimate
 from stoker.domain.gguf import ModelProfile
 from stoker.domain.models import ModelFiles, ModelSource
 from stoker.domain.placement.types import Placement, Unplaceable
@@ -18,6 +19,20 @@ class InspectedModel(Value):
 
     files: ModelFiles
     profile: ModelProfile
+
+
+class EstimateInput(Value):
+    """Which model is to be served how."""
+
+    spec: DeploymentSpec
+    profile: ModelProfile
+
+
+class EstimateResult(Value):
+    """What the whole model needs on one GPU, and on a CPU."""
+
+    on_gpu: MemoryEstimate
+    on_cpu: MemoryEstimate
 
 
 class InspectResult(Value):

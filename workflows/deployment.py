@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.placement import PlacementActivities
     from activities.projection import ProjectionActivities
     from activities.types import (
+        EstimateInput,
         InspectedModel,
         InspectInput,
         InspectResult,
@@ -69,14 +70,13 @@ class Deployment:
             old, spec = self._state.wanted, input.spec
             if old is not None and old.spec == spec:
                 return ApplyResult(generation=self._state.generation)
-            if old is not None and old.spec.model == spec.model:
-                wanted = old.model_copy(update={"spec": spec})
-            else:
-                try:
-                    wanted = await self._inspect(spec)
-                except (ActivityError, ApplicationError) as error:
-                    self._rejected = self._rejected or old is None
-                    raise _refusal(error) from error
+            try:
+                same_model = old is not None and old.spec.model == spec.model
+                wanted = old.model_copy(update={"spec": spec}) if old and same_model else await self._inspect(spec)
+                await self._estimate(wanted)
+            except (ActivityError, ApplicationError) as error:
+                self._rejected = self._rejected or old is None
+                raise _refusal(error) from error
             if self._state.deleting:
                 raise ApplicationError(f"{self._name} is being deleted", type="deployment_deleting")
             generation = self._state.generation + 1
@@ -258,6 +258,15 @@ class Deployment:
             return_exceptions=True,
         )
         return _merged(spec, ready.workers, [a.model if isinstance(a, InspectResult) else a for a in answers])
+
+    async def _estimate(self, wanted: Wanted) -> None:
+        """Refuses what no device could ever run; what does not fit now is another matter."""
+        await workflow.execute_activity_method(
+            EstimationActivities.estimate_model,
+            EstimateInput(spec=wanted.spec, profile=wanted.profile),
+            summary=f"estimate the memory of {wanted.spec.model}",
+            **options.TRANSACTION,
+        )
 
     async def _project(self, wanted: Wanted) -> None:
         await workflow.execute_activity_method(

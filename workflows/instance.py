@@ -219,11 +219,19 @@ class Instance:
             return ProcessEnd(cause=f"the main server did not answer within {deadline}")
         if self._ready is not None and not server.done():
             self._running_since = workflow.time()
-            await self._enter(InstanceState.RUNNING, f"answers on {placement.worker} (pid {self._ready.pid})")
-            await workflow.wait_condition(lambda: server.done() or self._stop is not None)
+            await self._stay_running(server, placement)
         if not server.done():
             return ProcessEnd(cause="")
         return await server
+
+    async def _stay_running(self, server: workflow.ActivityHandle[ProcessEnd], placement: Placement) -> None:
+        """Until the main server ends or a stop. Its port is shown anew should it ever change while it runs."""
+        while not server.done() and self._stop is None:
+            shown = self._ready
+            await self._enter(InstanceState.RUNNING, f"answers on {placement.worker}")
+            await workflow.wait_condition(
+                lambda: server.done() or self._stop is not None or self._ready != shown  # noqa: B023
+            )
 
     # --- 4 -----------------------------------------------------------------------------------------------------------
 

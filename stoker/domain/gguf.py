@@ -1,8 +1,51 @@
 """A model as its GGUF header describes it: the few numbers that memory and placement depend on."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
 from pydantic import Field
 
 from stoker.domain.base import Bytes, Value
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataArray:
+    """An array among the metadata. Long ones and arrays of strings keep their length only: `items` is then empty."""
+
+    length: int
+    items: tuple[int | float | bool, ...] = ()
+
+
+MetadataValue = int | float | bool | str | MetadataArray
+
+
+class TensorInfo(NamedTuple):
+    """One tensor as the header lists it."""
+
+    name: str
+    shape: tuple[int, ...]  # elements, the fastest-moving dimension first
+    type: str  # ggml's name of the element type: "F16", "Q4_K"
+    offset: Bytes  # from the start of the file's tensor data
+    size: Bytes
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        count = 1
+        for length in self.shape:
+            count *= length
+        return count
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Everything before a GGUF file's tensor data."""
+
+    version: int
+    metadata: Mapping[str, MetadataValue]
+    tensors: tuple[TensorInfo, ...]
+    data_offset: int  # where the tensor data starts in the file
 
 
 class LayerShape(Value):
@@ -30,6 +73,7 @@ class ModelProfile(Value):
     value_length: int = Field(ge=0)
     vocabulary: int = Field(ge=0)
     layers: tuple[LayerShape, ...]
+    gated: bool = True  # the feed-forward part multiplies two projections (SwiGLU and the like)
     input_weights: Bytes  # token embeddings and the like: they stay on the host
     output_weights: Bytes  # output norm and head: they follow the last layer's device
     tied_output: bool = False  # no output head of its own: the token embeddings are stored a second time beside it

@@ -42,7 +42,9 @@ class ModelSource(Value):
                 return cls(kind=SourceKind.HUB, repo="/".join(parts[:2]), file="/".join(parts[2:]))
             repo, _, quant = rest.partition(":")
             return cls(kind=SourceKind.HUB, repo=repo, quant=quant)
-        raise ValueError(f"{text!r} is no model source: write file:/path/to/model.gguf or hf:ORG/REPO[:QUANT|/FILE.gguf]")
+        raise ValueError(
+            f"{text!r} is no model source: write file:/path/to/model.gguf or hf:ORG/REPO[:QUANT|/FILE.gguf]"
+        )
 
     @model_validator(mode="after")
     def _check_grammar(self) -> Self:
@@ -98,5 +100,7 @@ def shard_names(first: str) -> tuple[str, ...]:
         return (first,)
     number, count = int(match["number"]), int(match["count"])
     if number != 1 or count < 1:
-        raise ValueError(f"{first!r} is shard {number} of {count}: name the first, {match['stem']}-00001-of-{count:05d}.gguf")
+        raise ValueError(
+            f"{first!r} is shard {number} of {count}: name the first, {match['stem']}-00001-of-{count:05d}.gguf"
+        )
     return tuple(f"{match['stem']}-{index:05d}-of-{count:05d}.gguf" for index in range(1, count + 1))

@@ -67,6 +67,7 @@ class Worker(Value):
     engine: Engine | None = None
     state: WorkerState = WorkerState.READY
     os: str = ""
+    agent_port: int = 0  # where the agent answers for logs, at `address`
     agent_version: str = ""
 
     def device(self, device_id: DeviceId) -> Device | None:

@@ -21,20 +21,24 @@ class Workers:
     def __init__(self, session: Session, now: datetime) -> None:
         self._session, self._now = session, now
 
-    def join(self, worker: Worker, *, credential_hash: str, engine_secret: str) -> None:
-        """Adds a worker, or lets a known one join again with new secrets (its claims and cordon stay)."""
+    def join(self, worker: Worker, *, credential_hash: str, engine_secret: str) -> str:
+        """Adds a worker, or lets a known one join again with a new credential. Returns the engine secret that holds.
+
+        A known worker keeps its claims, its cordon and its engine secret: engines that run there were started with it.
+        """
         row = self._session.get(WorkerRow, worker.name)
         if row is None:
             row = WorkerRow(
                 name=worker.name,
                 report={},
                 credential_hash="",
-                engine_secret="",
+                engine_secret=engine_secret,
                 joined_at=self._now,
                 seen_at=self._now,
             )
-        row.credential_hash, row.engine_secret = credential_hash, engine_secret
+        row.credential_hash = credential_hash
         self._take_report(row, worker)
+        return row.engine_secret
 
     def report(self, worker: Worker) -> bool:
         """Keeps what the worker reports now; False when it never joined."""

@@ -50,9 +50,7 @@ def on_cpu(snapshot: Snapshot, worker: Worker, cpu: Device, estimate: MemoryEsti
     if free < estimate.host_total:
         return _too_small(worker, cpu, estimate.host_total, free, Rule.MEMORY)
     share = DeviceShare(device=cpu.id, kind=cpu.kind, layers=0, claim=estimate.host_total)
-    return Candidate(
-        worker=worker, main=cpu, free_after=free - estimate.host_total, shares=(share,), estimate=estimate
-    )
+    return Candidate(worker=worker, main=cpu, free_after=free - estimate.host_total, shares=(share,), estimate=estimate)
 
 
 def _too_small(worker: Worker, device: Device, needed: int, available: int, rule: Rule) -> Rejection:

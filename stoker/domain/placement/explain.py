@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from stoker.domain.claims import Snapshot
 from stoker.domain.deployments import CacheType, EngineOptions
-from stoker.domain.estimation import EstimateRefusal, estimate
+from stoker.domain.estimation import EstimateRefusal, default_context, estimate
 from stoker.domain.placement.types import PlacementRequest, Rejection, Rule, Unplaceable
 from stoker.domain.units import format_bytes
 from stoker.domain.workers import Device, DeviceKind, Worker
@@ -43,7 +43,7 @@ def _suggestions(snapshot: Snapshot, request: PlacementRequest) -> tuple[str, ..
 
 def _steps(request: PlacementRequest) -> list[tuple[str, list[tuple[str, EngineOptions]]]]:
     options = request.spec.options
-    asked = options.context_length or min(request.profile.context_length, 8192)
+    asked = options.context_length or default_context(request.profile)
     contexts = [n for n in (131072, 65536, 32768, 16384, 8192, 4096, 2048, 1024, 512) if n < asked]
     slots = [n for n in (64, 32, 16, 8, 4, 2, 1) if n < options.slots]
     caches = [c for c in (CacheType.Q8_0, CacheType.Q4_0) if options.cache_type in (CacheType.F16, CacheType.BF16)]

@@ -40,7 +40,9 @@ def _holds_file(request: PlacementRequest, worker: Worker) -> Rejection | None:
     if files.source.kind is not SourceKind.FILE or worker.name in files.found_on:
         return None
     return Rejection(
-        rule=Rule.FILE_MISSING, worker=worker.name, message=f"{files.source.path} was not found on it when the model was read"
+        rule=Rule.FILE_MISSING,
+        worker=worker.name,
+        message=f"{files.source.path} was not found on it when the model was read",
     )
 
 
@@ -59,7 +61,10 @@ def refuse_device(request: PlacementRequest, worker: Worker, device: Device) -> 
     """The rule other than memory that refuses `device` of `worker`, or None."""
     if request.spec.devices and (worker.name, device.id) not in request.spec.devices:
         return Rejection(
-            rule=Rule.DEVICE_NOT_CHOSEN, worker=worker.name, device=device.id, message="the deployment names other devices"
+            rule=Rule.DEVICE_NOT_CHOSEN,
+            worker=worker.name,
+            device=device.id,
+            message="the deployment names other devices",
         )
     if device.kind is DeviceKind.CPU and not request.spec.cpu_offload and _has_gpu(worker) and not request.spec.devices:
         return Rejection(

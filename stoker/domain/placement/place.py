@@ -92,7 +92,9 @@ def _needs(request: PlacementRequest) -> tuple[MemoryEstimate, MemoryEstimate] |
 
 def _placement(chosen: Candidate, request: PlacementRequest, candidates: int) -> Placement:
     device = "its CPU" if chosen.main.kind is DeviceKind.CPU else chosen.main.name or chosen.main.id
-    others = "the only device that fits" if candidates == 1 else f"first of {candidates} that fit ({request.spec.strategy})"
+    others = (
+        "the only device that fits" if candidates == 1 else f"first of {candidates} that fit ({request.spec.strategy})"
+    )
     return Placement(
         worker=chosen.worker.name,
         shares=chosen.shares,

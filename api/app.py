@@ -1,0 +1,86 @@
+"""The ASGI application: management routes by FastAPI, and beside it, with none of its layers in the way, `/v1`."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from fastapi import APIRouter, FastAPI
+from prometheus_client import Gauge
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api import errors
+from api.deps import ApiContext
+from api.openai.metering import RequestMetrics
+from api.openai.routes import OpenAIApp
+from api.openai.upstream import Pool
+from api.routes import deployments, health, instances, keys, workers
+from stoker.domain.keys import KeyStatus
+from stoker.version import VERSION
+
+log = structlog.get_logger()
+
+DESCRIPTION = """Runs large language models on the GPUs you already own.
+
+Applications call `/v1` (OpenAI's API) with an inference key. Everything here needs an admin key:
+`Authorization: Bearer sk-stoker-…`; `stoker up` leaves the first one in its data folder, in `admin-key`.
+"""
+
+
+def create_app(context: ApiContext) -> ASGIApp:
+    """The whole application on `context`."""
+    pool = Pool()
+    management = _management(context, pool)
+    openai = OpenAIApp(
+        routes=context.routes,
+        authenticate=context.keyring.authenticate,
+        pool=pool,
+        metrics=RequestMetrics(context.registry),
+    )
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope["type"] == "http" and (path == "/v1" or path.startswith("/v1/")):
+            await openai(scope, receive, send)
+        else:
+            await management(scope, receive, send)
+
+    return app
+
+
+def _management(context: ApiContext, pool: Pool) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await context.keyring.refresh()
+        await context.routes.refresh()
+        tasks = [asyncio.create_task(context.keyring.run()), asyncio.create_task(context.routes.run())]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await context.agents.aclose()
+            await pool.aclose()
+
+    app = FastAPI(
+        title="Stoker",
+        version=VERSION,
+        description=DESCRIPTION,
+        license_info={"name": "Apache-2.0"},
+        lifespan=lifespan,
+        docs_url="/docs",
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.context = context
+    errors.install(app)
+    Gauge("stoker_build_info", "Which Stoker this is", ["version"], registry=context.registry).labels(VERSION).set(1)
+    v1 = APIRouter(prefix="/api/v1")
+    for module in (deployments, instances, workers, keys):
+        v1.include_router(module.router)
+    app.include_router(v1)
+    app.include_router(health.router)
+    return app
+
+

@@ -1,0 +1,185 @@
+"""Errors of the management API: RFC 9457 problem+json with a stable `code`. The one place that turns codes into statuses.
+
+ProblemError            anything that a route refuses
+└─ TemporalAwayError    Temporal or the control plane does not answer
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+log = structlog.get_logger()
+
+STATUS_BY_CODE: dict[str, int] = {
+    # what an administrator named cannot be used
+    "model_not_found": 422,
+    "file_not_found": 422,
+    "not_gguf": 422,
+    "invalid_gguf": 422,
+    "truncated_gguf": 422,
+    "unsupported_gguf": 422,
+    "path_not_allowed": 422,
+    "ambiguous_model": 422,
+    "unsupported_model": 422,
+    "access_denied": 422,
+    "checksum_mismatch": 422,
+    "inspection_failed": 422,
+    "hub_unavailable": 503,
+    "no_worker": 503,
+    # who asks, and for what
+    "invalid_request": 422,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "generation_conflict": 412,
+    "deployment_deleting": 409,
+    # what we depend on
+    "temporal_unavailable": 503,
+    "control_plane_unavailable": 503,
+    "database_unavailable": 503,
+    "worker_unreachable": 502,
+    "internal_error": 500,
+}
+
+
+class FieldError(BaseModel):
+    """One field that is wrong."""
+
+    field: str
+    message: str
+    value: Any = None
+
+
+class Problem(BaseModel):
+    """What every refusal looks like (application/problem+json)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    errors: list[FieldError] = []
+
+
+class ProblemError(Exception):
+    """A refusal with a stable code from STATUS_BY_CODE."""
+
+    def __init__(self, code: str, detail: str, *, errors: list[FieldError] | None = None) -> None:
+        super().__init__(detail)
+        self.code, self.detail, self.errors = code, detail, errors or []
+
+
+class TemporalAwayError(ProblemError):
+    """Temporal (or the control plane behind it) does not answer."""
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For a route's OpenAPI description: the statuses with which it may refuse."""
+    return {status: {"model": Problem} for status in statuses}
+
+
+def not_found(kind: str, name: str) -> ProblemError:
+    """There is no such thing."""
+    return ProblemError("not_found", f"there is no {kind} {name!r}")
+
+
+def of_temporal(error: Exception) -> ProblemError:
+    """What a failed call to a deployment's workflow means for whoever asked."""
+    if isinstance(error, WorkflowUpdateFailedError):
+        cause = error.cause
+        if isinstance(cause, ApplicationError):
+            return ProblemError(cause.type if cause.type in STATUS_BY_CODE else "inspection_failed", cause.message)
+        return ProblemError("internal_error", f"the deployment's workflow refused: {cause}")
+    if isinstance(error, WorkflowUpdateRPCTimeoutOrCancelledError):
+        return TemporalAwayError(
+            "control_plane_unavailable",
+            "the control plane has not answered yet; it takes the change up when it is back. "
+            "See `stoker ps`, and that `stoker control-plane` runs",
+        )
+    if isinstance(error, RPCError) and error.status is RPCStatusCode.NOT_FOUND:
+        return ProblemError("not_found", "the deployment is gone already")
+    return TemporalAwayError("temporal_unavailable", f"Temporal does not answer: {error}")
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of the management API a problem."""
+    app.add_exception_handler(ProblemError, _on_problem)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(OperationalError, _on_database)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+def problem_response(
+    code: str, detail: str, *, errors: list[FieldError] | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The response for a code."""
+    status = STATUS_BY_CODE[code]
+    problem = Problem(
+        type=f"urn:stoker:problem:{code}",
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        code=code,
+        errors=errors or [],
+    )
+    sent = dict(headers or {})
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        sent.setdefault("retry-after", "5")
+    if status == HTTPStatus.UNAUTHORIZED:
+        sent.setdefault("www-authenticate", "Bearer")
+    body = problem.model_dump(mode="json")
+    return JSONResponse(body, status_code=status, headers=sent, media_type="application/problem+json")
+
+
+async def _on_problem(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ProblemError)  # noqa: S101  (registered for this type only)
+    return problem_response(error.code, error.detail, errors=error.errors)
+
+
+async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    fields = field_errors(error.errors())
+    detail = "; ".join(f"{field.field}: {field.message}" for field in fields)
+    return problem_response("invalid_request", detail, errors=fields)
+
+
+def field_errors(errors: Any) -> list[FieldError]:
+    """Pydantic's errors, a field each, with what was given."""
+    return [
+        FieldError(
+            field=".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path")) or "body",
+            message=str(error["msg"]).removeprefix("Value error, "),
+            value=error.get("input") if isinstance(error.get("input"), str | int | float | bool | None) else None,
+        )
+        for error in errors
+    ]
+
+
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    detail = f"{request.method} {request.url.path}: {error.detail}"
+    return problem_response(code, detail, headers=error.headers)
+
+
+async def _on_database(_: Request, error: Exception) -> JSONResponse:
+    log.error("database_unavailable", error=str(error))
+    return problem_response("database_unavailable", "the database does not answer; try again shortly")
+
+
+async def _on_bug(request: Request, error: Exception) -> JSONResponse:
+    log.error("unhandled_error", path=request.url.path, exc_info=error)
+    return problem_response("internal_error", "an unexpected error; the server's log has the details")

@@ -1,0 +1,50 @@
+"""Why a model that exists cannot answer now. Pure."""
+
+from api.openai.errors import SERVER_ERROR, APIError, engine_unreachable
+from api.openai.router import ModelRoute, ModelState
+
+_LOADING_RETRY_SECONDS = 5
+_PENDING_RETRY_SECONDS = 30
+
+
+def unavailable(route: ModelRoute) -> APIError:
+    """The error for a request to `route` while none of its engines takes one."""
+    because = f": {route.message}" if route.message else "."
+    match route.state:
+        case ModelState.READY:
+            return engine_unreachable(route.name)
+        case ModelState.FAILED:
+            return _final(f"The model {route.name!r} could not be started{because}", "model_failed")
+        case ModelState.STOPPED:
+            return _final(f"The model {route.name!r} is stopped: it has no replicas{because}", "model_stopped")
+        case ModelState.LOADING:
+            share = f", {route.progress:.0%}" if route.progress is not None else ""
+            where = f" on {route.worker}" if route.worker else ""
+            message = f"The model {route.name!r} is loading{where}{share}{because}"
+            return _loading(route, message, _LOADING_RETRY_SECONDS)
+        case ModelState.PENDING:
+            return _loading(route, f"The model {route.name!r} waits for room{because}", _PENDING_RETRY_SECONDS)
+
+
+def _final(message: str, code: str) -> APIError:
+    return APIError(503, message, type=SERVER_ERROR, code=code, should_retry=False)
+
+
+def _loading(route: ModelRoute, message: str, retry_after: float) -> APIError:
+    return APIError(
+        503,
+        message,
+        type=SERVER_ERROR,
+        param="model",
+        code="model_loading",
+        retry_after=retry_after if route.eta_seconds is None else route.eta_seconds,
+        should_retry=True,
+        beside={
+            "loading": {
+                "state": route.state.value,
+                "worker": route.worker,
+                "progress": route.progress,
+                "eta_seconds": route.eta_seconds,
+            }
+        },
+    )

@@ -1,0 +1,139 @@
+"""One HTTP request at this door, as ASGI gives it, and the sending of its answer."""
+
+import asyncio
+import re
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol
+
+from api.openai.errors import APIError, Header, body_too_large, request_timed_out, unsupported_encoding
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+JSON = (b"content-type", b"application/json")
+
+_DRAINED = 4  # times the limit: so much of a body too large is read, so that its sender gets to see the answer
+_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection; nobody reads an answer any more."""
+
+
+class Abortable(Protocol):
+    """What runs for a client and can be ended."""
+
+    def abort(self) -> None:
+        """Ends it at once; nothing where it has ended already."""
+        ...
+
+
+class Call:
+    """A request, and its answer as far as it was sent."""
+
+    __slots__ = ("_clock", "_receive", "_send", "arrived", "begun", "headers", "method", "path", "request_id")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, clock: Callable[[], float]) -> None:
+        self._receive, self._send, self._clock = receive, send, clock
+        self.arrived = clock()
+        self.begun = False  # the status is sent
+        self.method: str = scope["method"]
+        root: str = scope.get("root_path", "")
+        path: str = scope["path"].removeprefix(root)
+        self.path = path if root.endswith("/v1") else path.removeprefix("/v1")  # mounted at /v1, or asked for all of it
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.request_id = self._id()
+
+    def _id(self) -> bytes:
+        for name in (b"x-client-request-id", b"x-request-id"):
+            given = self.headers.get(name)
+            if given is not None and _ID.fullmatch(given):
+                return given
+        return b"req_" + uuid.uuid4().hex.encode()
+
+    async def body(self, limit: int, timeout: float) -> bytes:
+        """The whole body. Raises APIError when it is larger than `limit` bytes, compressed, or not there in time."""
+        encoding = self.headers.get(b"content-encoding", b"identity")
+        if encoding.lower() != b"identity":
+            raise unsupported_encoding(encoding.decode("latin-1"))
+        if int(self.headers.get(b"content-length", b"0")) > limit * _DRAINED:
+            raise body_too_large(limit, close=True)
+        pieces, size = [], 0
+        try:
+            async with asyncio.timeout(timeout):
+                more = True
+                while more:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGoneError
+                    piece = message.get("body", b"")
+                    more = message.get("more_body", False)
+                    size += len(piece)
+                    if size <= limit:
+                        pieces.append(piece)
+                    elif size > limit * _DRAINED:
+                        raise body_too_large(limit, close=True)
+        except TimeoutError as error:
+            raise request_timed_out(timeout) from error
+        if size > limit:
+            raise body_too_large(limit)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def wait_until_gone(self) -> None:
+        """Returns when the client has gone, or the answer is complete. Only after `body`."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def begin(self, status: int, headers: list[Header]) -> None:
+        """Sends status and headers."""
+        self.begun = True
+        milliseconds = int((self._clock() - self.arrived) * 1000)
+        headers += [(b"x-request-id", self.request_id), (b"openai-processing-ms", b"%d" % milliseconds)]
+        await self._sent({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, data: bytes, *, more: bool = True) -> None:
+        """Sends a piece of the body; waits while the client does not read."""
+        await self._sent({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def reply(self, status: int, body: bytes, headers: list[Header]) -> None:
+        """Sends a whole answer. To HEAD, servers leave the body out themselves."""
+        await self.begin(status, [(b"content-length", b"%d" % len(body)), *headers])
+        await self.write(body, more=False)
+
+    async def refuse(self, error: APIError, *, anthropic: bool = False) -> None:
+        """Sends an error as the whole answer."""
+        await self.reply(error.status, error.body(anthropic=anthropic), [JSON, *error.headers])
+
+    async def _sent(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except OSError as error:  # ASGI's word for a client that has gone
+            raise ClientGoneError from error
+
+
+class ClientWatch:
+    """Ends what runs for a client at the moment that the client goes, whatever the request is waiting for just then."""
+
+    def __init__(self, call: Call) -> None:
+        self.gone = False
+        self._guarded: Abortable | None = None
+        self._task = asyncio.get_running_loop().create_task(self._watch(call))
+
+    def guard(self, running: Abortable) -> None:
+        """From now on it is `running` that ends with the client."""
+        self._guarded = running
+        if self.gone:
+            running.abort()
+
+    def close(self) -> None:
+        """Watches no longer."""
+        self._task.cancel()
+
+    async def _watch(self, call: Call) -> None:
+        await call.wait_until_gone()
+        self.gone = True
+        if self._guarded is not None:
+            self._guarded.abort()

@@ -1,0 +1,238 @@
+"""One request to an engine and its answer, over a connection of the pool."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Protocol
+
+from api.openai.connection import (
+    AbortedError,
+    ClosedError,
+    Connection,
+    DeadlineError,
+    MalformedError,
+    UpstreamError,
+)
+from api.openai.errors import Header
+
+Address = tuple[str, int]
+
+_SLICE = 262_144  # bytes of a request handed to the transport at once: it copies what the socket does not take
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds. `first_byte` counts from the sending of the request, `idle` from one byte of the answer to the next."""
+
+    connect: float = 2.0
+    first_byte: float = 600.0
+    idle: float = 120.0  # llama-server sends a comment every 30 s while it has no token
+
+
+class Connections(Protocol):
+    """Where an exchange gets its connection."""
+
+    def take(self, address: Address) -> Connection | None:
+        """An idle connection, or None."""
+        ...
+
+    async def connect(self, address: Address, timeout: float) -> Connection:
+        """A new connection. Raises ConnectError."""
+        ...
+
+    def discard_idle(self, address: Address) -> None:
+        """Closes the idle connections to an engine."""
+        ...
+
+
+class Exchange:
+    """One request and its answer. `status` is 0 until the head of the answer is there."""
+
+    __slots__ = (
+        "_aborted", "_address", "_answered", "_body", "_chunks", "_complete", "_connection", "_connections",
+        "_deadline", "_error", "_head", "_heard_at", "_loop", "_timeouts", "_timer", "_waiter", "backlog",
+        "headers", "status",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        connections: Connections,
+        address: Address,
+        head: bytes,
+        body: bytes,
+        timeouts: Timeouts,
+        deadline: float,
+    ) -> None:
+        self.status = 0
+        self.headers: list[Header] = []
+        self.backlog = 0
+        self._connections, self._address, self._head, self._body = connections, address, head, body
+        self._timeouts, self._deadline = timeouts, deadline
+        self._loop = asyncio.get_running_loop()
+        self._connection: Connection | None = None
+        self._chunks: list[bytes] = []
+        self._complete = self._answered = self._aborted = False
+        self._error: UpstreamError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._heard_at = 0.0
+
+    async def start(self) -> None:
+        """Sends the request and waits for the head of the answer. Raises UpstreamError; nothing is left open then.
+
+        A kept connection that turns out to be closed before any byte of an answer is replaced by a new one, once:
+        the engine closed it for its age, and has not seen the request.
+        """
+        self._check_wanted()
+        connection = self._connections.take(self._address)
+        if connection is not None:
+            try:
+                await self._send(connection)
+            except ClosedError:
+                if self._answered:
+                    raise
+                self._connections.discard_idle(self._address)
+                self._error = None
+            else:
+                return
+        self._check_wanted()
+        left = self._deadline - self._loop.time()
+        if left <= 0:
+            raise DeadlineError("total")
+        connection = await self._connections.connect(self._address, min(self._timeouts.connect, left))
+        try:
+            self._check_wanted()
+        except AbortedError:
+            connection.close()
+            raise
+        await self._send(connection)
+
+    async def read(self) -> bytes:
+        """The next bytes of the body, all that are there; empty at its end. Raises UpstreamError after the last."""
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            if self._complete:
+                return b""
+            await self._wait()
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self.backlog = 0
+        if self._connection is not None and self._connection.read_paused:
+            self._heard_at = self._loop.time()  # the engine had to wait for us, so its clock starts anew
+            self._connection.resume_reading()
+        return data
+
+    async def read_all(self, limit: int) -> bytes:
+        """The rest of the body. Raises UpstreamError, MalformedError when it is longer than `limit` bytes."""
+        pieces, size = [], 0
+        while data := await self.read():
+            pieces.append(data)
+            size += len(data)
+            if size > limit:
+                self.abort()
+                raise MalformedError(f"the engine's answer is longer than {limit} bytes")
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def header(self, name: bytes) -> bytes:
+        """The header's value, empty when there is none. `name` in lower case."""
+        return next((value for key, value in self.headers if key == name), b"")
+
+    def abort(self) -> None:
+        """Gives up: closes the connection at once, unless the answer is whole already. May be called at any time."""
+        self._aborted = True
+        if not self._complete and self._error is None:
+            self._chunks.clear()
+            self._end(AbortedError("given up"))
+
+    def _check_wanted(self) -> None:
+        if self._aborted:
+            raise AbortedError("given up before it was sent")
+
+    async def _send(self, connection: Connection) -> None:
+        self._connection = connection
+        connection.begin(self)
+        self._heard_at = self._loop.time()
+        self._watch_deadlines()
+        try:
+            await self._write(connection)
+            while not self.status and self._error is None:
+                await self._wait()
+        except BaseException:  # cancelled
+            self.abort()
+            raise
+        if self._error is not None and not self.status:
+            raise self._error
+
+    async def _write(self, connection: Connection) -> None:
+        write = connection.transport.write
+        if len(self._body) <= _SLICE:
+            write(self._head + self._body)
+        else:
+            write(self._head)
+            body = memoryview(self._body)
+            for start in range(0, len(body), _SLICE):
+                write(body[start : start + _SLICE])
+                while connection.write_paused and not self.status and self._error is None:
+                    await self._wait()
+                if self.status or self._error is not None:  # answered or gone before it took all of it
+                    return
+        connection.request_sent = True
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _watch_deadlines(self) -> None:
+        """One timer for every deadline: it looks when the earliest could be due, so that bytes need not move it."""
+        self._timer = None
+        now, phase = self._loop.time(), "idle" if self.status else "first_byte"
+        due = self._heard_at + (self._timeouts.idle if self.status else self._timeouts.first_byte)
+        if self._connection is not None and self._connection.read_paused:
+            due = now + self._timeouts.idle  # it is we who are slow
+        if now >= self._deadline:
+            self._end(DeadlineError("total"))
+        elif now >= due:
+            self._end(DeadlineError(phase))
+        else:
+            self._timer = self._loop.call_at(min(due, self._deadline), self._watch_deadlines)
+
+    def _end(self, error: UpstreamError | None) -> None:
+        self._error, self._complete = error, error is None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        connection, self._connection = self._connection, None
+        if connection is not None and error is not None:
+            connection.close()
+        self._wake()
+
+    # --- connection.Receiver ---
+
+    def heard(self) -> None:
+        self._answered = True
+        self._heard_at = self._loop.time()
+
+    def head_received(self, status: int, headers: list[Header]) -> None:
+        self.status, self.headers = status, headers
+        self._wake()
+
+    def body_received(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self.backlog += len(data)
+        self._wake()
+
+    def completed(self) -> None:
+        self._end(None)
+
+    def failed(self, error: UpstreamError) -> None:
+        self._end(error)
+
+    def writable(self) -> None:
+        self._wake()

@@ -1,0 +1,107 @@
+"""The door that applications knock on: an ASGI app of its own, with no framework between it and the server."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from api.openai.auth import Authenticate, key_of
+from api.openai.call import JSON, Call, ClientGoneError, Receive, Scope, Send
+from api.openai.endpoints import ENDPOINTS
+from api.openai.errors import APIError, internal_error, invalid_api_key, method_not_allowed, unknown_url
+from api.openai.metering import Metrics
+from api.openai.proxy import Proxy, ProxyLimits
+from api.openai.router import ModelRoute, RouteSource
+from api.openai.upstream import Pool
+
+_log = structlog.get_logger()
+
+_MODELS = "/models"
+
+
+class OpenAIApp:
+    """Everything under /v1. Mount it there, or put it `beside` the rest."""
+
+    def __init__(
+        self,
+        routes: RouteSource,
+        authenticate: Authenticate,
+        pool: Pool,
+        metrics: Metrics,
+        *,
+        limits: ProxyLimits | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`metrics` and this must share the `clock`, which returns seconds that only grow."""
+        self._authenticate, self._metrics, self._clock = authenticate, metrics, clock
+        self._proxy = Proxy(routes, pool, metrics, limits or ProxyLimits(), clock)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        call = Call(scope, receive, send, self._clock)
+        try:
+            await self._dispatch(call)
+        except ClientGoneError:
+            pass
+        except APIError as error:
+            self._metrics.refused(error.status)
+            await call.refuse(error, anthropic=_is_anthropic(call))
+        except Exception:  # the last guard: whatever is wrong with us, clients get the shape they can read
+            _log.exception("request_crashed", request_id=call.request_id.decode(), path=call.path)
+            if call.begun:
+                raise
+            self._metrics.refused(500)
+            await call.refuse(internal_error(), anthropic=_is_anthropic(call))
+
+    async def _dispatch(self, call: Call) -> None:
+        endpoint = ENDPOINTS.get(call.path)
+        is_models = call.path == _MODELS or (call.path.startswith(f"{_MODELS}/") and len(call.path) > len(_MODELS) + 1)
+        if endpoint is None and not is_models:
+            raise unknown_url(call.method, f"/v1{call.path}")
+        allowed = ("POST",) if endpoint is not None else ("GET", "HEAD")
+        if call.method == "OPTIONS":
+            await call.begin(204, [(b"allow", ", ".join((*allowed, "OPTIONS")).encode())])
+            await call.write(b"", more=False)
+            return
+        if call.method not in allowed:
+            raise method_not_allowed(call.method, f"/v1{call.path}", ", ".join((*allowed, "OPTIONS")))
+        key = key_of(call.headers)
+        if self._authenticate(key) is None:
+            raise invalid_api_key(given=key is not None)
+        if endpoint is not None:
+            await self._proxy.answer(call, endpoint)
+        elif call.path == _MODELS:
+            models = self._proxy.table().models.values()
+            await _reply(call, {"object": "list", "data": [_model_object(route) for route in models]})
+        else:
+            await _reply(call, _model_object(await self._proxy.find(call.path.removeprefix(f"{_MODELS}/"))))
+
+
+def beside(openai: OpenAIApp, others: Callable[[Scope, Receive, Send], Any]) -> Callable[[Scope, Receive, Send], Any]:
+    """An ASGI app that gives what is under /v1 to `openai` and all else, the lifespan too, to `others`."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope.get("path", "").removeprefix(scope.get("root_path", ""))
+        if path.startswith("/v1/") or path == "/v1":
+            await openai(scope, receive, send)
+        else:
+            await others(scope, receive, send)
+
+    return app
+
+
+def _model_object(route: ModelRoute) -> dict[str, Any]:
+    return {"id": route.name, "object": "model", "created": route.created, "owned_by": "stoker"}
+
+
+async def _reply(call: Call, content: dict[str, Any]) -> None:
+    await call.reply(200, json.dumps(content).encode(), [JSON])
+
+
+def _is_anthropic(call: Call) -> bool:
+    endpoint = ENDPOINTS.get(call.path)
+    return endpoint is not None and endpoint.anthropic

@@ -1,0 +1,130 @@
+"""`/api/v1/deployments`."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Response
+from fastapi.responses import StreamingResponse
+from pydantic import ValidationError
+from sqlmodel import Session
+
+from api import deployment_calls
+from api.deps import AdminDep, AfterDep, ContextDep, ExpectedGenerationDep, IdempotencyKeyDep, LimitDep, WatchDep
+from api.errors import ProblemError, field_errors, not_found, refusals
+from api.schemas.deployments import NAME_PATTERN, DeploymentCreate, DeploymentRead, DeploymentUpdate
+from api.schemas.pages import Page, page_of
+from api.watch import watch_response
+from stoker.storage.deployments import Deployments
+from stoker.storage.instances import Instances
+
+router = APIRouter(prefix="/deployments", tags=["deployments"])
+
+NamePath = Annotated[str, Path(pattern=NAME_PATTERN)]
+REFUSALS = refusals(401, 403, 404, 409, 412, 422, 503)
+
+
+@router.post("", status_code=201, responses={200: {"model": DeploymentRead}, **REFUSALS})
+async def create_deployment(
+    body: DeploymentCreate,
+    response: Response,
+    context: ContextDep,
+    _: AdminDep,
+    idempotency_key: IdempotencyKeyDep = None,
+) -> DeploymentRead:
+    """Makes a deployment (201), or changes the one of that name (200). The model's header is read before the answer."""
+    result = await deployment_calls.apply(context.temporal, body.spec(), update_id=idempotency_key)
+    if not result.created:
+        response.status_code = 200
+    response.headers["location"] = f"/api/v1/deployments/{body.name}"
+    return await _shown(context, body.name, response)
+
+
+@router.get("", responses=refusals(401, 403), response_model=Page[DeploymentRead])
+async def list_deployments(
+    context: ContextDep, _: AdminDep, limit: LimitDep = 100, after: AfterDep = "", watch: WatchDep = False
+) -> Page[DeploymentRead] | StreamingResponse:
+    """All deployments, by name."""
+    if watch:
+        return watch_response(lambda: context.read(lambda session, now: _identified(_listed(session, now))))
+    items = await context.read(lambda session, now: _listed(session, now, after=after, limit=limit + 1))
+    return page_of(items, [item.name for item in items], limit)
+
+
+@router.get("/{name}", responses=REFUSALS, response_model=DeploymentRead)
+async def get_deployment(
+    name: NamePath, response: Response, context: ContextDep, _: AdminDep, watch: WatchDep = False
+) -> DeploymentRead | StreamingResponse:
+    """One deployment with its instances. The ETag is its generation."""
+    shown = await _shown(context, name, response)
+    if watch:
+        return watch_response(lambda: context.read(lambda session, now: _identified(_found(session, now, name))))
+    return shown
+
+
+@router.patch("/{name}", responses=REFUSALS)
+async def update_deployment(
+    name: NamePath,
+    body: DeploymentUpdate,
+    response: Response,
+    context: ContextDep,
+    _: AdminDep,
+    expected_generation: ExpectedGenerationDep = None,
+) -> DeploymentRead:
+    """Changes a deployment. With `If-Match` only if nobody else changed it meanwhile; else the last one wins."""
+    status = await context.read(lambda session, now: Deployments(session, now).get(name))
+    if status is None:
+        raise not_found("deployment", name)
+    if expected_generation is None:
+        # The merge below is made from what was just read: it must not undo a change that came in between.
+        expected_generation = status.generation
+    try:
+        spec = body.merged(status.spec).spec()
+    except ValidationError as error:
+        fields = field_errors(error.errors())
+        detail = "; ".join(f"{field.field}: {field.message}" for field in fields)
+        raise ProblemError("invalid_request", detail, errors=fields) from error
+    await deployment_calls.apply(context.temporal, spec, expected_generation=expected_generation)
+    return await _shown(context, name, response)
+
+
+@router.delete("/{name}", status_code=202, responses=REFUSALS)
+async def delete_deployment(
+    name: NamePath,
+    response: Response,
+    context: ContextDep,
+    _: AdminDep,
+    expected_generation: ExpectedGenerationDep = None,
+) -> DeploymentRead:
+    """Begins the deployment's end (202): running requests may finish, then its memory is given back. 404 when done."""
+    await _shown(context, name, response)
+    await deployment_calls.delete(context.temporal, name, expected_generation=expected_generation)
+    response.headers["location"] = f"/api/v1/deployments/{name}"
+    return await _shown(context, name, response)
+
+
+async def _shown(context: ContextDep, name: str, response: Response) -> DeploymentRead:
+    found = await context.read(lambda session, now: _found(session, now, name))
+    if not found:
+        raise not_found("deployment", name)
+    response.headers["etag"] = f'"{found[0].generation}"'
+    return found[0]
+
+
+def _found(session: Session, now: datetime, name: str) -> list[DeploymentRead]:
+    status = Deployments(session, now).get(name)
+    if status is None:
+        return []
+    return [DeploymentRead.of_status(status, Instances(session, now).all(deployment=name))]
+
+
+def _listed(session: Session, now: datetime, *, after: str = "", limit: int | None = None) -> list[DeploymentRead]:
+    instances = Instances(session, now).all()
+    return [
+        DeploymentRead.of_status(status, tuple(i for i in instances if i.deployment == status.spec.name))
+        for status in Deployments(session, now).all(after=after, limit=limit)
+    ]
+
+
+def _identified(items: Sequence[DeploymentRead]) -> list[tuple[str, DeploymentRead]]:
+    return [(item.name, item) for item in items]

@@ -1,0 +1,66 @@
+"""`/livez`, `/readyz`, `/version`, `/metrics`: for whoever watches the API itself."""
+
+from datetime import datetime, timedelta
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlmodel import Session
+from temporalio.service import RPCError
+
+from api.deps import ContextDep
+from stoker.version import VERSION
+
+router = APIRouter(tags=["health"])
+
+_CHECK_WITHIN = timedelta(seconds=2)
+
+
+@router.get("/livez")
+async def livez() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(context: ContextDep) -> JSONResponse:
+    """Whether the API can serve, and how its parts are.
+
+    Temporal is shown and not required: models that run are served without it.
+    """
+    database = temporal = "ok"
+    try:
+        await context.read(_reaches_database)
+    except SQLAlchemyError as error:
+        database = f"failed: {type(error).__name__}"
+    try:
+        await context.temporal.service_client.check_health(timeout=_CHECK_WITHIN)
+    except (RPCError, RuntimeError) as error:
+        temporal = f"failed: {type(error).__name__}"
+    ready = database == "ok" or bool(context.routes.current().models)
+    body = {
+        "status": "ok" if ready else "failed",
+        "checks": {
+            "database": {"status": database, "required": "for changes; known models are served without it"},
+            "temporal": {"status": temporal, "required": "for changes only"},
+        },
+    }
+    return JSONResponse(body, status_code=200 if ready else 503)
+
+
+@router.get("/version")
+async def version() -> dict[str, str]:
+    """Which Stoker this is."""
+    return {"version": VERSION}
+
+
+@router.get("/metrics")
+async def metrics(context: ContextDep) -> Response:
+    """Prometheus metrics."""
+    return Response(generate_latest(context.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _reaches_database(session: Session, _: datetime) -> None:
+    session.execute(text("SELECT 1"))

@@ -1,0 +1,207 @@
+"""Deployments as REST writes and reads them."""
+
+from datetime import datetime
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from api.schemas.instances import InstanceRead
+from stoker.domain.deployments import CacheType, DeploymentSpec, EngineOptions, InstanceState, Strategy
+from stoker.domain.models import ModelSource
+from stoker.domain.statuses import DeploymentStatus, InstanceStatus
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?$"
+NAME_HINT = "lower-case letters, digits and '-', starting and ending with a letter or digit, at most 48"
+
+
+class OptionsWrite(BaseModel):
+    """How the engine serves the model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    context_length: int | None = Field(
+        default=None, ge=128, le=16_777_216, description="Tokens a request may use; null: up to 8192, as trained."
+    )
+    slots: int = Field(default=4, ge=1, le=256, description="Requests answered at once.")
+    cache_type: CacheType = Field(default=CacheType.F16, description="Element type of the KV cache.")
+    batch: int = Field(default=2048, ge=32, le=16_384, description="Tokens a logical batch.")
+    micro_batch: int = Field(default=512, ge=32, le=8_192, description="Tokens a physical batch.")
+    threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads; null: the engine's choice.")
+    embeddings: bool = Field(default=False, description="Serve /v1/embeddings instead of text.")
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    @field_validator("model", check_fields=False)
+    @classmethod
+    def _is_source(cls, value: str) -> str:
+        ModelSource.parse(value)
+        return value
+
+    @field_validator("devices", check_fields=False)
+    @classmethod
+    def _are_devices(cls, value: list[str]) -> list[str]:
+        for text in value:
+            if len(text.split("/")) != 2 or not all(text.split("/")):
+                raise ValueError(f"{text!r} is no device: write WORKER/DEVICE, as in box-1/gpu0")
+        return value
+
+
+class DeploymentCreate(_Spec):
+    """A deployment to make, or (of the same name) to change."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"name": "smol", "model": "hf:bartowski/SmolLM2-135M-Instruct-GGUF:Q4_K_M", "replicas": 1}
+        }
+    )
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN, description=f"A DNS label: {NAME_HINT}.")]
+    model: Annotated[str, Field(max_length=4096, description="file:/path.gguf or hf:ORG/REPO[:QUANT|/FILE.gguf]")]
+    replicas: int = Field(default=1, ge=0, le=1000)
+    options: OptionsWrite = OptionsWrite()
+    strategy: Strategy = Strategy.SPREAD
+    worker_selector: dict[str, str] = Field(default_factory=dict, description="Labels that a worker must have.")
+    devices: list[str] = Field(default_factory=list, description="The only devices that may be used; empty: any.")
+    cpu_offload: bool = Field(default=False, description="Whether a host with GPUs may use its CPU.")
+    priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is served first when room is short.")
+
+    def spec(self) -> DeploymentSpec:
+        """The same, as the domain says it."""
+        return DeploymentSpec(
+            name=self.name,
+            model=ModelSource.parse(self.model),
+            replicas=self.replicas,
+            options=EngineOptions(**self.options.model_dump()),
+            strategy=self.strategy,
+            worker_selector=self.worker_selector,
+            devices=tuple((text.split("/")[0], text.split("/")[1]) for text in self.devices),
+            cpu_offload=self.cpu_offload,
+            priority=self.priority,
+        )
+
+    @classmethod
+    def of(cls, spec: DeploymentSpec) -> Self:
+        """A spec as it would be written."""
+        return cls(
+            **spec.model_dump(exclude={"model", "devices", "options"}),
+            model=str(spec.model),
+            devices=["/".join(pair) for pair in spec.devices],
+            options=OptionsWrite(**spec.options.model_dump()),
+        )
+
+
+class DeploymentUpdate(_Spec):
+    """What to change; what is left out stays. `options` is merged field by field."""
+
+    model: Annotated[str, Field(max_length=4096)] | None = None
+    replicas: int | None = Field(default=None, ge=0, le=1000)
+    options: dict[str, Any] | None = None
+    strategy: Strategy | None = None
+    worker_selector: dict[str, str] | None = None
+    devices: list[str] | None = None
+    cpu_offload: bool | None = None
+    priority: int | None = Field(default=None, ge=-1000, le=1000)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_null(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("leave a field out to keep it; null is no value for it")
+        return value
+
+    def merged(self, spec: DeploymentSpec) -> DeploymentCreate:
+        """The whole deployment as it should be, from what it is and what changes. Raises ValidationError."""
+        current = DeploymentCreate.of(spec).model_dump()
+        changes = self.model_dump(exclude_unset=True)
+        if "options" in changes:
+            changes["options"] = {**current["options"], **changes["options"]}
+        return DeploymentCreate.model_validate({**current, **changes})
+
+
+class ModelFileRead(BaseModel):
+    """One GGUF file."""
+
+    path: str
+    size_bytes: int
+    sha256: str | None
+
+
+class ModelRead(BaseModel):
+    """What is known of the model from its header."""
+
+    source: str
+    revision: str | None
+    architecture: str
+    file_type: str
+    parameters: int
+    trained_context_length: int
+    layers: int
+    size_bytes: int
+    files: list[ModelFileRead]
+
+
+class DeploymentRead(DeploymentCreate):
+    """A deployment: what is wanted, and how far it has come."""
+
+    generation: int
+    state: str = Field(description="running, progressing, pending, failed, stopped (no replicas) or deleting")
+    message: str
+    running: int = Field(description="Instances that answer now.")
+    model_info: ModelRead
+    instances: list[InstanceRead]
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of_status(cls, status: DeploymentStatus, instances: tuple[InstanceStatus, ...]) -> Self:
+        """The deployment with its instances, as read from the rows."""
+        state, message = summary(status, instances)
+        files = status.files
+        return cls(
+            **DeploymentCreate.of(status.spec).model_dump(),
+            generation=status.generation,
+            state=state,
+            message=message,
+            running=sum(instance.state is InstanceState.RUNNING for instance in instances),
+            model_info=ModelRead(
+                source=str(files.source),
+                revision=files.revision or None,
+                architecture=status.profile.architecture,
+                file_type=status.profile.file_type,
+                parameters=status.profile.parameters,
+                trained_context_length=status.profile.context_length,
+                layers=status.profile.block_count,
+                size_bytes=files.size,
+                files=[
+                    ModelFileRead(path=file.path, size_bytes=file.size, sha256=file.sha256 or None)
+                    for file in files.files
+                ],
+            ),
+            instances=[InstanceRead.of_status(instance) for instance in instances],
+            created_at=status.created_at,
+            updated_at=status.updated_at,
+        )
+
+
+def summary(status: DeploymentStatus, instances: tuple[InstanceStatus, ...]) -> tuple[str, str]:
+    """The deployment's state in one word, and the message of the instance that explains it."""
+    if status.deleting:
+        return "deleting", "its instances are being stopped"
+    if status.spec.replicas == 0:
+        return "stopped", "no replicas are wanted"
+    current = [instance for instance in instances if instance.state is not InstanceState.STOPPING]
+    if sum(instance.state is InstanceState.RUNNING for instance in current) >= status.spec.replicas:
+        return "running", "all replicas answer"
+    for state, word in (
+        (InstanceState.FAILED, "failed"),
+        (InstanceState.PENDING, "pending"),
+        (InstanceState.BACKOFF, "progressing"),
+        (InstanceState.DOWNLOADING, "progressing"),
+        (InstanceState.STARTING, "progressing"),
+    ):
+        for instance in current:
+            if instance.state is state:
+                return word, instance.message
+    return "progressing", "instances are being placed"

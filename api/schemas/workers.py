@@ -1,0 +1,76 @@
+"""Workers as REST reads them."""
+
+from datetime import datetime
+from typing import Self
+
+from pydantic import BaseModel
+
+from stoker.domain.claims import Snapshot
+from stoker.domain.statuses import WorkerStatus
+from stoker.domain.workers import DeviceKind, WorkerState
+
+
+class DeviceRead(BaseModel):
+    """One device. `allocatable` = total - reserve - max(claimed, used)."""
+
+    id: str
+    kind: DeviceKind
+    name: str
+    total_bytes: int
+    reserve_bytes: int
+    claimed_bytes: int
+    used_bytes: int
+    allocatable_bytes: int
+
+
+class EngineRead(BaseModel):
+    """The worker's llama.cpp."""
+
+    kind: str
+    version: str
+    rpc_protocol: str | None
+
+
+class WorkerRead(BaseModel):
+    """One GPU host."""
+
+    name: str
+    state: WorkerState
+    address: str
+    labels: dict[str, str]
+    os: str
+    agent_version: str
+    engine: EngineRead | None
+    devices: list[DeviceRead]
+    joined_at: datetime
+    seen_at: datetime
+
+    @classmethod
+    def of_status(cls, status: WorkerStatus) -> Self:
+        """The worker as read from its row and its claims."""
+        worker = status.worker
+        snapshot = Snapshot.of([worker], status.claims)
+        return cls(
+            name=worker.name,
+            state=worker.state,
+            address=worker.address,
+            labels=worker.labels,
+            os=worker.os,
+            agent_version=worker.agent_version,
+            engine=EngineRead(**worker.engine.model_dump()) if worker.engine else None,
+            devices=[
+                DeviceRead(
+                    id=device.id,
+                    kind=device.kind,
+                    name=device.name,
+                    total_bytes=device.total,
+                    reserve_bytes=device.reserve,
+                    claimed_bytes=snapshot.claimed_on(worker, device),
+                    used_bytes=device.used,
+                    allocatable_bytes=snapshot.allocatable(worker, device),
+                )
+                for device in worker.devices
+            ],
+            joined_at=status.joined_at,
+            seen_at=status.seen_at,
+        )

@@ -1,0 +1,8 @@
+"""The one clock that everything is given."""
+
+from datetime import UTC, datetime
+
+
+def utc_now() -> datetime:
+    """The moment, in UTC."""
+    return datetime.now(UTC)

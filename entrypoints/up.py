@@ -1,0 +1,309 @@
+"""`stoker up`: the whole system on this machine. A small supervisor of four processes, each restarted when it dies.
+
+Temporal starts first and stops last. Every other process takes its settings from the environment that is made here.
+"""
+
+import asyncio
+import ctypes
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+import structlog
+
+from entrypoints.data_folder import admin_key_file, join_token, server_secret
+from entrypoints.temporal_server import temporal_command
+from stoker.settings import Settings
+from stoker.storage.engine import Database
+from stoker.storage.migrate import migrate
+from stoker.temporal import connect
+
+log = structlog.get_logger()
+
+UNUSABLE_SETTINGS = 2
+"""The exit code of a process that cannot run as it was told: starting it again would not help."""
+
+READY_WITHIN_SECONDS = 60.0
+STOP_WITHIN_SECONDS = 45.0
+KEEP_LOG_BYTES = 20 * 1024 * 1024
+STEADY_SECONDS = 30.0
+
+
+class CannotStartError(Exception):
+    """The system cannot be started as it was told; the message names the cause and what to do."""
+
+
+@dataclass(frozen=True)
+class RunningSystem:
+    """What `running_system` yields: where everything is."""
+
+    settings: Settings
+    pids: Mapping[str, int]  # kept current: a restarted process has a new one
+    failed: asyncio.Event  # set when a process cannot run at all
+
+    @property
+    def temporal_ui(self) -> str:
+        """The Temporal UI's URL; empty when another cluster is used."""
+        return "" if self.settings.temporal.address else f"http://127.0.0.1:{self.settings.temporal.ui_port}"
+
+
+async def run_up(settings: Settings) -> int:
+    """Runs until SIGTERM or SIGINT; 0 after an orderly stop. Raises CannotStartError."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with running_system(settings, stop) as system:
+        if system is not None:
+            print(_welcome(system), flush=True)  # noqa: T201
+            await _first_of(stop.wait(), system.failed.wait())
+    return 1 if system is not None and system.failed.is_set() else 0
+
+
+@asynccontextmanager
+async def running_system(settings: Settings, stop: asyncio.Event) -> AsyncIterator[RunningSystem | None]:
+    """The system, ready to be used; None when `stop` came first. Leaving it stops everything, engines too.
+
+    Raises CannotStartError: the data folder is in use, a port is taken, a process does not come up.
+    """
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_locked(settings.data_dir))
+        own_temporal = not (settings.temporal.address or os.environ.get("TEMPORAL_ADDRESS"))
+        _check_ports(settings, own_temporal)
+        database = Database(settings.database_url)
+        migrate(database)
+        database.close()
+        try:
+            server_secret(settings)
+        except ValueError as error:
+            raise CannotStartError(str(error)) from error
+        join_token(settings)
+        pids: dict[str, int] = {}
+        system = RunningSystem(settings, pids, asyncio.Event())
+        children = _Children(settings.data_dir, pids, system.failed)
+        environment = _environment(settings, own_temporal)
+        if own_temporal:
+            await stack.enter_async_context(children.running("temporal", temporal_command(settings), {}))
+        address = environment.get("STOKER_TEMPORAL__ADDRESS", "")
+        client = connect(address, wait_seconds=READY_WITHIN_SECONDS)
+        await _first_of(stop.wait(), system.failed.wait(), client)
+        stoker = [sys.executable, "-P", "-m", "entrypoints.cli.main"]
+        for name in ("control-plane", "server", "worker"):
+            await stack.enter_async_context(children.running(name, [*stoker, name], environment))
+        ready = await _first_of(stop.wait(), system.failed.wait(), _answers(settings))
+        if system.failed.is_set():
+            raise CannotStartError(children.last_words())
+        yield None if stop.is_set() or not ready else system
+
+
+class _Children:
+    """Starts processes, and starts them again when they die."""
+
+    def __init__(self, data_dir: Path, pids: dict[str, int], failed: asyncio.Event) -> None:
+        self._logs = data_dir / "logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._pids, self._failed = pids, failed
+        self._pid_file = data_dir / "processes.json"
+        self._broken = ""
+
+    @asynccontextmanager
+    async def running(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[None]:
+        """Keeps the process alive inside the block; ends it at the end of it."""
+        first = await self._start(name, command, environment)
+        keeper = asyncio.create_task(self._keep(name, command, environment, first))
+        try:
+            yield
+        finally:
+            keeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeper
+
+    def last_words(self) -> str:
+        """Why a process could not run at all."""
+        path = self._log_file(self._broken)
+        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
+        shown = "\n".join(lines[-5:]) or "it said nothing"
+        return f"the process {self._broken} cannot run:\n{shown}\n(its log is {path})"
+
+    async def _keep(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], process: asyncio.subprocess.Process
+    ) -> None:
+        pause = 0.1
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                started = loop.time()
+                code = await process.wait()
+                if code == UNUSABLE_SETTINGS:
+                    self._broken = name
+                    self._failed.set()
+                    return
+                pause = 0.1 if loop.time() - started > STEADY_SECONDS else min(10.0, pause * 2)
+                log.warning("process_died", name=name, exit_code=code, restart_in_seconds=pause)
+                await asyncio.sleep(pause)
+                process = await self._start(name, command, environment)
+        finally:
+            await _end(name, process)
+            self._pids.pop(name, None)
+
+    async def _start(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str]
+    ) -> asyncio.subprocess.Process:
+        path = self._log_file(name)
+        if path.exists() and path.stat().st_size > KEEP_LOG_BYTES:
+            path.replace(path.with_suffix(".log.1"))
+        with path.open("ab") as out:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env={**os.environ, **environment},
+                start_new_session=True,  # Ctrl-C on the terminal is ours: we stop them in order
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+        self._pids[name] = process.pid
+        self._pid_file.write_text(json.dumps(self._pids))
+        return process
+
+    def _log_file(self, name: str) -> Path:
+        return self._logs / f"{name}.log"
+
+
+async def _end(name: str, process: asyncio.subprocess.Process) -> None:
+    """SIGTERM, time to stop, SIGKILL."""
+    for number, wait in ((signal.SIGTERM, STOP_WITHIN_SECONDS), (signal.SIGKILL, 5.0)):
+        with suppress(ProcessLookupError):
+            process.send_signal(number)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), wait)
+            return
+        log.warning("process_does_not_stop", name=name, pid=process.pid)
+
+
+def _die_with_parent() -> None:
+    # Should this supervisor be killed, its processes must not go on without it: Linux tells them.
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _environment(settings: Settings, own_temporal: bool) -> dict[str, str]:
+    """Our settings as the environment of our processes. Secrets reach them as they reached us: by files or environment."""
+    made: dict[str, str] = {"STOKER_DATA_DIR": str(settings.data_dir), "STOKER_LOG_LEVEL": settings.log_level}
+    tables = settings.model_dump(mode="json", include={"api", "database", "temporal", "worker"}, exclude_none=True)
+    for table, fields in tables.items():
+        for field, value in fields.items():
+            if field == "join_token":
+                continue
+            text = value if isinstance(value, str) else json.dumps(value)
+            made[f"STOKER_{table}__{field}".upper()] = text
+    made["STOKER_WORKER__STOP_PROCESSES_ON_EXIT"] = "true"
+    if own_temporal:
+        made["STOKER_TEMPORAL__ADDRESS"] = f"127.0.0.1:{settings.temporal.port}"
+    elif not settings.temporal.address:
+        made.pop("STOKER_TEMPORAL__ADDRESS", None)  # TEMPORAL_ADDRESS says it
+    return made
+
+
+class _locked:  # noqa: N801 - used like a function
+    """Holds the data folder: two systems on one folder would fight over every process."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = folder / "lock"
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "unknown"
+            self._file.close()
+            raise CannotStartError(
+                f"another `stoker up` (pid {holder}) runs on {self._path.parent}: stop it, or choose another --data-dir"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _check_ports(settings: Settings, own_temporal: bool) -> None:
+    wanted = [(settings.api.host, settings.api.port, "the API: --port, STOKER_API__PORT")]
+    if own_temporal:
+        wanted += [
+            ("127.0.0.1", settings.temporal.port, "Temporal: --temporal-port, or use the one there with TEMPORAL_ADDRESS"),
+            ("127.0.0.1", settings.temporal.ui_port, "Temporal's UI: --temporal-ui-port"),
+        ]
+    for host, port, what in wanted:
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            socket.create_server((host, port), family=family).close()
+        except OSError as error:
+            raise CannotStartError(
+                f"port {port} on {host} is not free ({error.strerror}). Choose another for {what}"
+            ) from error
+
+
+async def _answers(settings: Settings) -> bool:
+    """Returns True when the API answers and this machine's worker has joined. Raises CannotStartError."""
+    headers = {}
+    async with httpx.AsyncClient(base_url=settings.api_url, timeout=5.0, trust_env=False) as client:
+        try:
+            async with asyncio.timeout(READY_WITHIN_SECONDS):
+                while True:
+                    with suppress(httpx.HTTPError, OSError):
+                        key = admin_key_file(settings).read_text().strip()
+                        headers = {"authorization": f"Bearer {key}"}
+                        workers = await client.get("/api/v1/workers", headers=headers)
+                        if workers.status_code == 200 and workers.json()["data"]:
+                            return True
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            logs = settings.data_dir / "logs"
+            raise CannotStartError(f"the system did not come up within {READY_WITHIN_SECONDS:.0f} s: see {logs}") from None
+
+
+async def _first_of(*awaitables: Any) -> Any:
+    """The result of whichever ends first; the others are cancelled."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _welcome(system: RunningSystem) -> str:
+    settings = system.settings
+    width = shutil.get_terminal_size().columns
+    lines = [
+        "Stoker is up.",
+        "",
+        f"  OpenAI endpoint   {settings.api_url}/v1",
+        f"  API and its docs  {settings.api_url}/docs",
+        f"  Temporal UI       {system.temporal_ui or 'that of your Temporal cluster'}",
+        f"  Admin key         in {admin_key_file(settings)} (the `stoker` command finds it by itself)",
+        f"  Join token        in {settings.data_dir / 'join-token'}",
+        f"  Logs              in {settings.data_dir / 'logs'}",
+        "",
+        "Next: stoker deploy NAME --model hf:ORG/REPO:QUANT   (Ctrl-C here stops everything)",
+        "-" * min(width, 80),
+    ]
+    return "\n".join(lines)

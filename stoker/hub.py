@@ -1,0 +1,151 @@
+"""The Hugging Face hub, as the control plane sees it: what a source means, and what the model's header says.
+
+Nothing but the file list and the headers is transferred. `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and the library's
+other variables hold, for every request goes through its own HTTP session.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub import CachedRevisionInfo, HfApi, constants, hf_hub_url, scan_cache_dir
+from huggingface_hub.errors import CacheNotFound, FileMetadataError, OfflineModeIsEnabled
+from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, but untyped there
+
+from stoker.byte_source import FileSource
+from stoker.domain.gguf import ModelProfile
+from stoker.domain.models import ModelFile, ModelFiles, ModelSource, SourceKind
+from stoker.domain.quantisation import AmbiguousFile, NoSuchFile, select_file
+from stoker.gguf_header import GGUFError, read_profile
+from stoker.hub_errors import HUB_FAILURES, hub_error
+from stoker.model_source_error import ModelSourceError
+from stoker.range_source import RangeSource
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class HuggingFaceHub:
+    """Satisfies `activities.ports.ModelHub`.
+
+    `endpoint` and `token` default to what the environment says, `cache_dir` (read only with HF_HUB_OFFLINE set) to the
+    library's own. `timeout_seconds` bounds one `inspect` as a whole.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: str | None = None,
+        token: str | None = None,
+        cache_dir: Path | None = None,
+        timeout_seconds: float = 60,
+    ) -> None:
+        self._endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+        self._token = token
+        self._cache_dir = cache_dir
+        self._timeout_seconds = timeout_seconds
+
+    async def inspect(self, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
+        """Resolves `source` to files at the newest commit and reads their headers, by range requests.
+
+        With HF_HUB_OFFLINE set, what this host's cache holds is all the hub there is. Raises ModelSourceError.
+        """
+        if source.kind is not SourceKind.HUB:
+            raise ValueError(f"{source} is no hub source: only a worker can read it")
+        return await asyncio.to_thread(self._inspect, source)
+
+    def _inspect(self, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
+        try:
+            return self._inspect_cached(source) if constants.is_offline_mode() else self._inspect_remote(source)
+        except GGUFError as error:
+            raise ModelSourceError(error.code, f"{source}: {error}") from error
+        except HUB_FAILURES as error:
+            raise hub_error(error, repo=source.repo, endpoint=self._endpoint, asker="server") from error
+
+    def _inspect_remote(self, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
+        deadline = time.monotonic() + self._timeout_seconds
+        revision, available = self._list_files(source.repo)
+        files = _choose(source, revision, available)
+        headers = build_hf_headers(token=self._token)
+        sources = [
+            RangeSource(
+                hf_hub_url(source.repo, file.path, revision=revision, endpoint=self._endpoint),
+                file.size,
+                headers=headers,
+                deadline=deadline,
+            )
+            for file in files.files
+        ]
+        return files, read_profile(sources)
+
+    def _list_files(self, repo: str) -> tuple[str, dict[str, ModelFile]]:
+        """The newest commit and its GGUF files by name. Raises HUB_FAILURES."""
+        api = HfApi(endpoint=self._endpoint, token=self._token)
+        try:
+            info = api.model_info(repo, files_metadata=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+            found = [_model_file(sibling) for sibling in info.siblings or () if sibling.rfilename.endswith(".gguf")]
+            if not info.sha:
+                raise ValueError("it names no commit")
+        except HUB_FAILURES:
+            raise
+        except (ValueError, KeyError, TypeError) as error:  # not JSON, or other JSON than a hub's
+            raise FileMetadataError(f"the hub's answer about {repo}: {error}") from error
+        return info.sha, {file.path: file for file in found}
+
+    def _inspect_cached(self, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
+        """Takes the branch `main` as it was last seen, or else the newest revision that holds what is asked for."""
+        refusal: ModelSourceError | None = None
+        for revision in self._cached_revisions(source.repo):
+            paths = {file.file_path.relative_to(revision.snapshot_path).as_posix(): file for file in revision.files}
+            available = {
+                name: ModelFile(path=name, size=file.size_on_disk, sha256=_sha256_of_blob(file.blob_path))
+                for name, file in paths.items()
+                if name.endswith(".gguf")
+            }
+            try:
+                files = _choose(source, revision.commit_hash, available)
+            except ModelSourceError as error:
+                refusal = refusal or error
+                continue
+            with ExitStack() as stack:
+                opened = [stack.enter_context(FileSource(paths[file.path].file_path)) for file in files.files]
+                return files, read_profile(opened)
+        raise refusal or OfflineModeIsEnabled(source.repo)
+
+    def _cached_revisions(self, repo: str) -> list[CachedRevisionInfo]:
+        try:
+            cache = scan_cache_dir(self._cache_dir or constants.HF_HUB_CACHE)
+        except CacheNotFound:
+            return []
+        found = [cached for cached in cache.repos if cached.repo_type == "model" and cached.repo_id == repo]
+        revisions = [revision for cached in found for revision in cached.revisions]
+        return sorted(revisions, key=lambda revision: ("main" in revision.refs, revision.last_modified), reverse=True)
+
+
+def _model_file(sibling: RepoSibling) -> ModelFile:
+    path = PurePosixPath(sibling.rfilename)
+    if path.is_absolute() or ".." in path.parts or not sibling.rfilename.isprintable():
+        raise ValueError(f"{sibling.rfilename!r} is no file name")
+    if sibling.lfs is not None:
+        return ModelFile(path=sibling.rfilename, size=sibling.lfs.size, sha256=sibling.lfs.sha256)
+    if sibling.size is None:
+        raise ValueError(f"the size of {sibling.rfilename} is missing")
+    return ModelFile(path=sibling.rfilename, size=sibling.size)
+
+
+def _sha256_of_blob(path: Path) -> str:
+    """The cache names large files (LFS) by their sha256, and small ones (git) by their sha1."""
+    return path.name if _SHA256.fullmatch(path.name) else ""
+
+
+def _choose(source: ModelSource, revision: str, available: Mapping[str, ModelFile]) -> ModelFiles:
+    match select_file(tuple(available), source.quant, source.file):
+        case NoSuchFile(message=message):
+            raise ModelSourceError("file_not_found", f"hf:{source.repo}: {message}")
+        case AmbiguousFile(message=message):
+            raise ModelSourceError("ambiguous_model", f"hf:{source.repo}: {message}")
+        case names:
+            return ModelFiles(source=source, revision=revision, files=tuple(available[name] for name in names))

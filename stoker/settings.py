@@ -1,0 +1,139 @@
+"""Every setting: flag > environment `STOKER_*` (`__` nests, `…_FILE` names a file with a secret) > file > default.
+
+Only `entrypoints` reads them.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from stoker.domain.base import DNS_LABEL_HINT, DNS_LABEL_PATTERN
+
+
+def default_data_dir() -> Path:
+    """systemd's STATE_DIRECTORY, or the user's data folder for Stoker."""
+    systemd = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(systemd) if systemd else platformdirs.user_data_path("stoker")
+
+
+class _Section(BaseModel, extra="forbid"):
+    """One table of the settings file; a misspelt name is an error, not silence."""
+
+
+class ApiSettings(_Section):
+    """Where the API listens."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8410, ge=1, le=65535)
+
+
+class DatabaseSettings(_Section):
+    """`sqlite:///path` or `postgresql://user:password@host/name`; empty: SQLite in the data folder."""
+
+    url: str = ""
+
+
+class TemporalSettings(_Section):
+    """`address`: a cluster to use instead of the built-in server (TEMPORAL_ADDRESS and profiles work too)."""
+
+    address: str = ""
+    port: int = Field(default=7233, ge=1, le=65535)  # of the built-in server
+    ui_port: int = Field(default=8233, ge=1, le=65535)
+
+
+class WorkerSettings(_Section):
+    """One GPU host."""
+
+    name: str = ""  # empty: the host's name
+    server: str = ""  # the API's URL; empty: the API on this machine
+    address: str = "127.0.0.1"  # where the API reaches this host's engines
+    join_token: SecretStr = SecretStr("")  # empty: the one in the data folder
+    offer: tuple[str, ...] = ()  # "cpu=2GiB"
+    reserve: str = ""  # "ram=2GiB,vram=1GiB"
+    labels: dict[str, str] = Field(default_factory=dict)
+    model_dirs: tuple[Path, ...] = ()  # folders whose files may be served by file:PATH; empty: the user's home
+    llama_server: Path | None = None  # an administrator's own llama-server; None: the bundled engine
+    stop_processes_on_exit: bool = False  # else engines go on without their agent, and the next one adopts them
+
+    @field_validator("name")
+    @classmethod
+    def _is_label(cls, value: str) -> str:
+        if value and not re.match(DNS_LABEL_PATTERN, value):
+            raise ValueError(f"{value!r} is no worker name: {DNS_LABEL_HINT}")
+        return value
+
+
+class Settings(BaseSettings):
+    """All settings of all processes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="STOKER_", env_nested_delimiter="__", extra="forbid", nested_model_default_partial_update=True
+    )
+
+    data_dir: Path = Field(default_factory=default_data_dir)
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    secret: SecretStr = SecretStr("")  # the server's secret; empty: made once in the data folder
+    api: ApiSettings = ApiSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    temporal: TemporalSettings = TemporalSettings()
+    worker: WorkerSettings = WorkerSettings()
+
+    @field_validator("data_dir")
+    @classmethod
+    def _is_absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @property
+    def database_url(self) -> str:
+        """The database that is really used."""
+        return self.database.url or f"sqlite:///{self.data_dir / 'stoker.db'}"
+
+    @property
+    def api_url(self) -> str:
+        """The API as processes on this machine reach it."""
+        host = "127.0.0.1" if self.api.host in ("0.0.0.0", "::") else self.api.host  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.api.port}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The order of precedence, first wins."""
+        named = os.environ.get("STOKER_CONFIG")
+        path = Path(named) if named else platformdirs.user_config_path("stoker") / "stoker.toml"
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=path)
+        return init_settings, env_settings, _SecretFiles(settings_cls), toml
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """`STOKER_WORKER__JOIN_TOKEN_FILE=/run/secrets/token`: the setting is the file's content."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raise KeyError(field_name)  # nothing is read field by field: see __call__
+
+    def __call__(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, path in os.environ.items():
+            if name.startswith("STOKER_") and name.endswith("_FILE") and path:
+                *tables, last = name.removeprefix("STOKER_").removesuffix("_FILE").lower().split("__")
+                table = found
+                for part in tables:
+                    table = table.setdefault(part, {})
+                table[last] = Path(path).read_text().strip()
+        return found

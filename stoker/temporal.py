@@ -1,0 +1,117 @@
+"""The one way to Temporal: how to connect, how payloads are written, how workflows are sandboxed."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.envconfig import ClientConfig
+from temporalio.runtime import Runtime
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from stoker.domain.base import InstanceId
+from stoker.domain.naming import CAPACITY_SIGNAL, SEARCH_ATTRIBUTES, instance_workflow_id
+
+log = structlog.get_logger()
+
+_CONNECT_PAUSE_SECONDS = 0.25
+_RPC_TIMEOUT = timedelta(seconds=10)
+
+
+class TemporalUnreachableError(Exception):
+    """No Temporal server answered in time; the message names the address and the last error."""
+
+
+def workflow_runner() -> SandboxedWorkflowRunner:
+    """The sandbox for our workflows. Our own packages pass through it: they are pure, and loaded once."""
+    restrictions = SandboxRestrictions.default.with_passthrough_modules("stoker", "activities", "pydantic", "structlog")
+    return SandboxedWorkflowRunner(restrictions=restrictions)
+
+
+async def connect(
+    address: str = "",
+    *,
+    identity: str | None = None,
+    lazy: bool = False,
+    wait_seconds: float = 0.0,
+    runtime: Runtime | None = None,
+) -> Client:
+    """A client for `address`, or for what TEMPORAL_* and the profile of temporalio.envconfig say when it is empty.
+
+    Tries for `wait_seconds` before it raises TemporalUnreachableError; a lazy client connects at its first call.
+    """
+    config: dict[str, Any] = {**ClientConfig.load_client_connect_config()}
+    if address:
+        config["target_host"] = address
+    config.setdefault("target_host", "localhost:7233")
+    deadline = asyncio.get_running_loop().time() + wait_seconds
+    while True:
+        try:
+            return await Client.connect(
+                **config, data_converter=pydantic_data_converter, identity=identity, lazy=lazy, runtime=runtime
+            )
+        except RuntimeError as error:  # the SDK's own type for "could not connect"
+            if asyncio.get_running_loop().time() >= deadline:
+                raise TemporalUnreachableError(
+                    f"Temporal does not answer at {config['target_host']}: {error}"
+                ) from error
+            await asyncio.sleep(_CONNECT_PAUSE_SECONDS)
+
+
+async def register_search_attributes(client: Client) -> None:
+    """Makes sure that the namespace knows our search attributes: a workflow that sets an unknown one is stuck."""
+    operator = client.operator_service
+    listed = await operator.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace), timeout=_RPC_TIMEOUT
+    )
+    missing = {name for name in SEARCH_ATTRIBUTES if name not in listed.custom_attributes}
+    if not missing:
+        return
+    request = AddSearchAttributesRequest(namespace=client.namespace)
+    for name in missing:
+        request.search_attributes[name] = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+    try:
+        await operator.add_search_attributes(request, timeout=_RPC_TIMEOUT)
+    except RPCError as error:
+        if error.status is not RPCStatusCode.ALREADY_EXISTS:
+            raise
+
+
+class TemporalInstanceCalls:
+    """Reaches instances' workflows from outside them."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def wake(self, instance_ids: Sequence[InstanceId]) -> None:
+        """Signals `capacity` to each. One that is gone is fine; any other error is raised, to be tried again."""
+        await asyncio.gather(*(self._wake(instance_id) for instance_id in instance_ids))
+
+    async def _wake(self, instance_id: InstanceId) -> None:
+        handle = self._client.get_workflow_handle(instance_workflow_id(instance_id))
+        try:
+            await handle.signal(CAPACITY_SIGNAL, rpc_timeout=_RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise
+
+    async def ended(self, instance_ids: Sequence[InstanceId]) -> tuple[InstanceId, ...]:
+        """Those whose workflow is closed or does not exist."""
+        closed = await asyncio.gather(*(self._closed(instance_id) for instance_id in instance_ids))
+        return tuple(instance_id for instance_id, is_closed in zip(instance_ids, closed, strict=True) if is_closed)
+
+    async def _closed(self, instance_id: InstanceId) -> bool:
+        handle = self._client.get_workflow_handle(instance_workflow_id(instance_id))
+        try:
+            description = await handle.describe(rpc_timeout=_RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return True
+            raise
+        return description.close_time is not None

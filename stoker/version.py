@@ -1,0 +1,5 @@
+"""Which Stoker this is."""
+
+from importlib.metadata import version
+
+VERSION = version("stoker")

@@ -1,0 +1,235 @@
+"""A cluster in one process for tests: real Temporal, real database, real engines; only the HTTP doors are left out."""
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker as TemporalWorker
+
+from activities.downloads import DownloadActivities
+from activities.estimation import EstimationActivities
+from activities.placement import PlacementActivities
+from activities.projection import ProjectionActivities
+from activities.servers import ServerActivities
+from api import deployment_calls
+from entrypoints.clock import utc_now
+from entrypoints.control_plane import WORKFLOWS
+from entrypoints.temporal_server import dynamic_config_arguments, temporal_program
+from stoker.domain.claims import Claim
+from stoker.domain.deployments import DeploymentSpec, InstanceState
+from stoker.domain.llamacpp import main_server_arguments
+from stoker.domain.naming import CONTROL_QUEUE, SEARCH_ATTRIBUTES, download_queue, worker_queue
+from stoker.domain.statuses import DeploymentStatus, InstanceStatus
+from stoker.domain.workers import Worker
+from stoker.hub import HuggingFaceHub
+from stoker.secrets import engine_key
+from stoker.storage.claims import ClaimLedger
+from stoker.storage.deployments import Deployments
+from stoker.storage.engine import Database
+from stoker.storage.instances import Instances
+from stoker.storage.migrate import migrate
+from stoker.storage.projections import RowProjections
+from stoker.storage.workers import Workers
+from stoker.temporal import TemporalInstanceCalls, workflow_runner
+from temporalio.common import SearchAttributeKey
+from worker_agent.downloads import HubDownloads
+from worker_agent.engines import BundledEngine
+from worker_agent.model_store import HostModelStore
+from worker_agent.progress import ProgressBoard
+from worker_agent.supervisor import HostSupervisor
+
+T = TypeVar("T")
+
+WAIT_SECONDS = 60.0
+ENGINE_SECRET = "engine-secret-of-the-tests"
+
+
+@asynccontextmanager
+async def temporal(*, time_skipping: bool = False) -> AsyncIterator[WorkflowEnvironment]:
+    """A Temporal server of its own, in memory."""
+    extra = dynamic_config_arguments()
+    if time_skipping:
+        extra += ["--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true"]
+    start = WorkflowEnvironment.start_time_skipping_v2 if time_skipping else WorkflowEnvironment.start_local
+    if time_skipping:
+        extra += [part for name in SEARCH_ATTRIBUTES for part in ("--search-attribute", f"{name}=Keyword")]
+    else:
+        extra = [*extra]
+    environment = await start(
+        data_converter=pydantic_data_converter,
+        dev_server_existing_path=temporal_program(),
+        dev_server_extra_args=extra,
+        **({} if time_skipping else {"search_attributes": [SearchAttributeKey.for_keyword(n) for n in SEARCH_ATTRIBUTES]}),
+    )
+    try:
+        yield environment
+    finally:
+        await environment.shutdown()
+
+
+class Cluster:
+    """Control plane and hosts on one database and one Temporal."""
+
+    def __init__(self, client: Client, folder: Path) -> None:
+        self.client, self.folder = client, folder
+        self.database = Database(f"sqlite:///{folder / 'stoker.db'}")
+        self.ledger = ClaimLedger(self.database, utc_now)
+        self.supervisors: dict[str, HostSupervisor] = {}
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> "Cluster":
+        migrate(self.database)
+        placement = PlacementActivities(self.ledger, TemporalInstanceCalls(self.client))
+        projection = ProjectionActivities(RowProjections(self.database, utc_now))
+        estimation = EstimationActivities(HuggingFaceHub())
+        await self._stack.enter_async_context(
+            TemporalWorker(
+                self.client,
+                task_queue=CONTROL_QUEUE,
+                workflows=WORKFLOWS,
+                activities=[
+                    placement.place,
+                    placement.release,
+                    placement.ready_workers,
+                    placement.sweep_instances,
+                    projection.project_deployment,
+                    projection.remove_deployment,
+                    projection.project_instance,
+                    projection.remove_instance,
+                    estimation.inspect_hub_model,
+                    estimation.estimate_model,
+                ],
+                workflow_runner=workflow_runner(),
+                # CI can force a replay at every step: the cheapest hunt for what is not deterministic.
+                max_cached_workflows=int(os.environ.get("TEST_CACHED_WORKFLOWS", "100")),
+            )
+        )
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._stack.aclose()
+        for supervisor in self.supervisors.values():
+            async with supervisor:
+                await supervisor.reap(keep=())
+        self.database.close()
+
+    async def add_host(self, worker: Worker) -> HostSupervisor:
+        """Joins a host and lets it take work."""
+        with self.database.write() as session:
+            Workers(session, utc_now()).join(worker, credential_hash="", engine_secret=ENGINE_SECRET)
+        supervisor = self.supervisors[worker.name] = await self._stack.enter_async_context(self.supervisor(worker.name))
+        servers = ServerActivities(supervisor)
+        downloads = DownloadActivities(
+            HostModelStore((self.folder, *self.model_dirs), HubDownloads(self.folder / "hub")), ProgressBoard().show
+        )
+        for queue, activities in (
+            (
+                worker_queue(worker.name),
+                [servers.serve_main, servers.drain_main, servers.kill_process, downloads.inspect_file],
+            ),
+            (download_queue(worker.name), [downloads.fetch_model]),
+        ):
+            await self._stack.enter_async_context(
+                TemporalWorker(
+                    self.client,
+                    task_queue=queue,
+                    activities=activities,
+                    max_concurrent_activities=200,
+                    max_heartbeat_throttle_interval=timedelta(seconds=1),
+                    graceful_shutdown_timeout=timedelta(0),
+                )
+            )
+        return supervisor
+
+    model_dirs: tuple[Path, ...] = ()
+
+    def supervisor(self, worker: str) -> HostSupervisor:
+        """A supervisor of that host's processes; a second one adopts what the first started."""
+        return HostSupervisor(
+            engine=BundledEngine(),
+            state_dir=self.folder / worker,
+            log_dir=self.folder / worker / "logs",
+            host="127.0.0.1",
+            arguments=lambda server: main_server_arguments(
+                server.spec,
+                server.placement,
+                model_path=server.model_path,
+                alias=server.deployment,
+                pooling=server.pooling,
+            ),
+            engine_key=lambda key: engine_key(ENGINE_SECRET, key.instance_id, key.incarnation),
+        )
+
+    async def apply(self, spec: DeploymentSpec) -> int:
+        """Applies as the API does; the generation."""
+        return (await deployment_calls.apply(self.client, spec, update_id=uuid.uuid4().hex)).generation
+
+    async def delete(self, name: str) -> None:
+        """Deletes as the API does."""
+        await deployment_calls.delete(self.client, name)
+
+    def deployments(self) -> tuple[DeploymentStatus, ...]:
+        """The rows."""
+        with self.database.read() as session:
+            return Deployments(session, utc_now()).all()
+
+    def instances(self, deployment: str | None = None) -> tuple[InstanceStatus, ...]:
+        """The rows."""
+        with self.database.read() as session:
+            return Instances(session, utc_now()).all(deployment=deployment)
+
+    def claims(self) -> tuple[Claim, ...]:
+        """All claims on all workers."""
+        with self.database.read() as session:
+            return tuple(claim for status in Workers(session, utc_now()).all() for claim in status.claims)
+
+    async def instances_in(
+        self, deployment: str, states: Sequence[InstanceState], *, generation: int | None = None
+    ) -> tuple[InstanceStatus, ...]:
+        """Waits until the deployment has exactly these states, in any order; returns the instances."""
+
+        def found() -> tuple[InstanceStatus, ...] | None:
+            now = self.instances(deployment)
+            right = sorted(i.state for i in now) == sorted(states)
+            if generation is not None:
+                right = right and all(i.generation == generation for i in now)
+            return now if right else None
+
+        return await eventually(found, lambda: f"{deployment}: {self.instances(deployment)}")
+
+    async def gone(self, deployment: str) -> None:
+        """Waits until nothing of the deployment is left."""
+        await eventually(
+            lambda: not self.instances(deployment) and deployment not in [d.spec.name for d in self.deployments()],
+            lambda: f"{deployment} is still there: {self.instances(deployment)}",
+        )
+
+
+async def eventually(
+    look: Callable[[], T | None], describe: Callable[[], object], *, seconds: float = WAIT_SECONDS
+) -> T:
+    """What `look` returns as soon as it is true. Fails at the deadline with what `describe` says."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not (found := look()):
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"not within {seconds} s: {describe()}")
+        await asyncio.sleep(0.02)
+    return found
+
+
+async def eventually_async(look: Callable[[], Awaitable[T | None]], what: str, *, seconds: float = WAIT_SECONDS) -> T:
+    """Like `eventually`, for a look that must be awaited."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not (found := await look()):
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        await asyncio.sleep(0.02)
+    return found

@@ -1,0 +1,164 @@
+"""What goes wrong on the way and on the disk, in this process."""
+
+import errno
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants, file_download
+from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+
+from stoker.domain.models import ModelFile
+from stoker.domain.units import KIB, MIB
+from stoker.model_source_error import ModelSourceError
+from tests.fakes.hub import FakeHub
+from worker_agent import hub_transfer
+from worker_agent.hub_cache import CachedRepo
+from worker_agent.hub_transfer import DownloadRequest, ModelTransfer
+from worker_agent.partial_file import PartialFile
+
+CONTENT = hashlib.shake_128(b"content").digest(MIB)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+FILE = ModelFile(path="one.gguf", size=MIB, sha256=SHA256)
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub with acme/one, where this process looks for the hub."""
+    (tmp_path / "hub/acme/one").mkdir(parents=True)
+    (tmp_path / "hub/acme/one/one.gguf").write_bytes(CONTENT)
+    with FakeHub(tmp_path / "hub") as hub:
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(hub_transfer, "RETRY_PAUSES", (0.0, 0.0))
+        yield hub
+
+
+@pytest.fixture
+def request_(fake: FakeHub, tmp_path: Path) -> DownloadRequest:
+    return DownloadRequest(
+        cache_dir=tmp_path / "cache", repo="acme/one", revision=fake.commit("acme/one"), files=(FILE,), lock_patience=0
+    )
+
+
+@pytest.fixture
+def cached(request_: DownloadRequest) -> CachedRepo:
+    return CachedRepo(request_.cache_dir, request_.repo, request_.revision)
+
+
+def run(request: DownloadRequest) -> list[int]:
+    """Transfers; returns what was reported."""
+    reports: list[int] = []
+    ModelTransfer(request, reports.append).run()
+    return reports
+
+
+def test_progress_is_what_is_on_disk(request_: DownloadRequest, cached: CachedRepo) -> None:
+    cached.blobs.mkdir(parents=True)
+    cached.partial(SHA256).write_bytes(CONTENT[: 512 * KIB])
+    reports = run(request_)
+    assert reports[-1] == MIB
+    assert [report for report in reports if report] == sorted(report for report in reports if report)
+
+
+def test_a_hub_that_stays_away_is_given_up(
+    request_: DownloadRequest, fake: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.faults.unavailable = 100
+    with pytest.raises(ModelSourceError, match="503") as raised:
+        run(request_)
+    assert (raised.value.code, raised.value.retryable) == ("hub_unavailable", True)
+    assert len(fake.requests) == 3  # once, and again after each pause
+
+
+def test_attempts_that_bring_something_are_not_counted(request_: DownloadRequest, fake: FakeHub) -> None:
+    fake.faults.cut_after, fake.faults.cuts = 64 * KIB, 10
+    assert run(request_)[-1] == MIB
+    assert len(fake.content_requests()) == 11
+
+
+def test_offline_only_the_cache_counts(request_: DownloadRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelSourceError, match="HF_HUB_OFFLINE is set on the worker") as raised:
+        run(request_)
+    assert (raised.value.code, raised.value.retryable) == ("hub_unavailable", False)
+
+
+def test_a_lock_whose_holder_gets_nothing_does_not_block(request_: DownloadRequest, cached: CachedRepo) -> None:
+    cached.lock(SHA256).parent.mkdir(parents=True)
+    with WeakFileLock(cached.lock(SHA256)):
+        run(request_)
+    assert cached.pointer("one.gguf").read_bytes() == CONTENT
+    assert list(cached.blobs.glob("*.incomplete")) == []
+
+
+def test_what_another_downloader_brought_is_taken(request_: DownloadRequest, cached: CachedRepo, fake: FakeHub) -> None:
+    other = WeakFileLock(cached.lock(SHA256))
+    cached.lock(SHA256).parent.mkdir(parents=True)
+    cached.blobs.mkdir(parents=True)
+    foreign_part = cached.blobs / f"{SHA256}.0123abcd.incomplete"
+    foreign_part.write_bytes(CONTENT[: MIB // 2])
+    other.__enter__()
+    reports: list[int] = []
+
+    def report(done: int) -> None:
+        reports.append(done)
+        if len(reports) == 1:  # waiting: the other one becomes ready
+            foreign_part.rename(cached.blob(SHA256))
+            cached.blob(SHA256).write_bytes(CONTENT)
+            other.__exit__(None, None, None)
+
+    ModelTransfer(request_.model_copy(update={"lock_patience": 60}), report).run()
+
+    assert reports == [MIB // 2, MIB]
+    assert fake.content_sent == 0
+    assert cached.pointer("one.gguf").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "retryable", "message", "kept"),
+    [
+        (errno.ENOSPC, "disk_full", True, "is full", False),
+        (errno.EDQUOT, "disk_full", True, "is full", False),
+        (errno.EIO, "disk_error", True, "Input/output error", True),
+        (errno.EROFS, "disk_error", False, "Read-only file system", True),
+    ],
+)
+def test_what_the_disk_refuses(
+    request_: DownloadRequest,
+    cached: CachedRepo,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    code: str,
+    retryable: bool,
+    message: str,
+    kept: bool,
+) -> None:
+    append = PartialFile.append
+
+    def refuse(part: PartialFile, block: bytes) -> None:
+        if part.size >= MIB // 2:
+            raise OSError(number, __import__("os").strerror(number))
+        append(part, block)
+
+    monkeypatch.setattr(PartialFile, "append", refuse)
+    with pytest.raises(ModelSourceError, match=message) as raised:
+        run(request_)
+    assert (raised.value.code, raised.value.retryable) == (code, retryable)
+    assert cached.partial(SHA256).exists() is kept
+
+
+def test_the_hub_library_has_nothing_left_to_fetch(
+    request_: DownloadRequest, cached: CachedRepo, fake: FakeHub
+) -> None:
+    run(request_)
+    fake.forget()
+    found = file_download.hf_hub_download(
+        request_.repo, "one.gguf", revision=request_.revision, cache_dir=request_.cache_dir
+    )
+    assert found == str(cached.pointer("one.gguf"))
+    assert fake.requests == []

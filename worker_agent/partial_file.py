@@ -1,0 +1,53 @@
+"""The part of a file that has been received so far, and its running checksum."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+from stoker.domain.units import MIB
+
+
+class PartialFile:
+    """What is at `path` already is kept and gone on from; use it in a `with`. Every call may raise OSError.
+
+    `on_read` is called while old content is read for its checksum, now and then: that can take minutes.
+    """
+
+    def __init__(self, path: Path, on_read: Callable[[], None]) -> None:
+        self._digest = hashlib.sha256()
+        self._file = path.open("r+b" if path.exists() else "w+b")
+        while block := self._file.read(MIB):
+            self._digest.update(block)
+            on_read()
+        self.size = self._file.tell()
+
+    @property
+    def sha256(self) -> str:
+        """The checksum of all that is there, in hexadecimal."""
+        return self._digest.hexdigest()
+
+    def append(self, block: bytes) -> None:
+        """Adds `block` at the end."""
+        self._file.write(block)
+        self._digest.update(block)
+        self.size += len(block)
+
+    def restart(self) -> None:
+        """Drops everything."""
+        self._file.seek(0)
+        self._file.truncate()
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def sync(self) -> None:
+        """Returns when the content would survive a power cut."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()

@@ -1,0 +1,243 @@
+"""One engine process of this host: started or adopted, watched, stopped.
+
+    STARTING ──listens──► LOADING ──/health 200──► READY
+        └──────────────────────┴──────────────────────┴──ends──► EXITED
+
+A process belongs to no agent: it has a session of its own and outlives the agent that started it. What the next one
+must know is in its record.
+"""
+
+import asyncio
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import structlog
+
+from activities.ports import ProcessKey, ProcessPhase, ProcessStatus
+from stoker.domain.base import Value
+from worker_agent.exits import explain_exit
+from worker_agent.logs import head, tail
+from worker_agent.pids import ExitWatch, listening_port, reap, resident_bytes, signal_group
+from worker_agent.records import ProcessExit, ProcessRecord, RecordStore
+
+log = structlog.get_logger()
+
+MARK = "STOKER_STATE_FILE"
+"""In every engine's environment: the path of its record. Finds a process whose record lost the pid."""
+
+_FAST_POLL_SECONDS, _SLOW_POLL_SECONDS = 0.05, 0.5  # between two looks at a process that is not ready yet
+_FAST_POLLS = 200
+_STALL_SECONDS = 30.0  # without any progress, until that is logged; again at twice the time, and so on
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL)
+STOP_SECONDS = (10.0, 2.0, 30.0)
+"""How long each of SIGTERM, SIGTERM again (llama-server then exits without waiting) and SIGKILL is given."""
+
+
+class Observation(Value):
+    """What one look at a process saw."""
+
+    port: int = 0  # it listens on
+    healthy: bool = False  # /health answered 200
+    loaded: float = 0.0  # share of the model that is in memory
+    exit: ProcessExit | None = None
+
+
+def advance(status: ProcessStatus, seen: Observation) -> ProcessStatus:
+    """The status after `seen`. Pure. A process never goes back a phase, and nothing follows EXITED."""
+    if status.phase is ProcessPhase.EXITED:
+        return status
+    if seen.exit is not None:
+        end = {"exit_code": seen.exit.code, "cause": seen.exit.cause, "retryable": seen.exit.retryable}
+        return status.model_copy(update={"phase": ProcessPhase.EXITED, **end})
+    port = seen.port or status.port
+    if status.phase is ProcessPhase.READY or (seen.healthy and port):
+        return status.model_copy(update={"phase": ProcessPhase.READY, "port": port, "progress": 1.0})
+    phase = ProcessPhase.LOADING if port else status.phase
+    progress = max(status.progress, min(0.99, round(seen.loaded, 2)))
+    return status.model_copy(update={"phase": phase, "port": port, "progress": progress})
+
+
+def spawn(command: Sequence[str], environment: Mapping[str, str], log_file: Path, folder: Path) -> int:
+    """Starts a detached process that appends to `log_file`; returns its pid. Raises OSError.
+
+    The log begins with the time and the command: no secrets in it. SIGPIPE stays ignored in the process
+    (restore_signals): an engine must outlive a client that hangs up.
+    """
+    output = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(output, f"{datetime.now(UTC).isoformat(timespec='seconds')} {shlex.join(command)}\n".encode())
+        process = subprocess.Popen(
+            command,
+            env=dict(environment),
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            restore_signals=False,
+        )
+    finally:
+        os.close(output)
+    process.returncode = 0  # we watch and reap it by pid; without this, Popen would, whenever it is collected
+    return process.pid
+
+
+class EngineProcess:
+    """One process, from when it is known to when it is forgotten. Lives on the event loop that made it."""
+
+    def __init__(
+        self,
+        record: ProcessRecord,
+        *,
+        adopted: bool,
+        records: RecordStore,
+        log_file: Path,
+        client: httpx.AsyncClient,
+        stop_seconds: tuple[float, float, float] = STOP_SECONDS,
+    ) -> None:
+        """`client`: its base address is the engines' host. Call `follow` next."""
+        self.key: ProcessKey = record.key
+        self.log_file = log_file
+        self.ended = asyncio.Event()
+        self._record = record
+        self._records = records
+        self._client = client
+        self._stop_seconds = stop_seconds
+        self._changed = asyncio.Event()
+        self._watch: ExitWatch | None = None
+        self._readiness: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        start = ProcessStatus(phase=ProcessPhase.STARTING, pid=record.pid, adopted=adopted)
+        self._status = advance(start, Observation(port=record.port, healthy=record.port > 0, exit=record.exit))
+        if record.exit is not None:
+            self.ended.set()
+
+    @property
+    def status(self) -> ProcessStatus:
+        """The status now."""
+        return self._status
+
+    def follow(self) -> None:
+        """Watches the process from here on: its end, and until then its way to READY."""
+        if self.ended.is_set():
+            return
+        self._watch = ExitWatch(self._record.pid, self._record.birth, self._on_end)
+        if self._status.phase is not ProcessPhase.READY:
+            self._readiness = asyncio.create_task(self._until_ready(), name=f"readiness of {self.log_file.stem}")
+
+    def let_go(self) -> None:
+        """Stops watching; the process runs on."""
+        if self._watch is not None:
+            self._watch.close()
+        for task in (self._readiness, self._stopping):
+            if task is not None:
+                task.cancel()
+
+    async def changes(self) -> AsyncGenerator[ProcessStatus, None]:
+        """The status now, then each time it differs from what was yielded last; EXITED comes last. For many readers."""
+        last: ProcessStatus | None = None
+        while True:
+            changed, status = self._changed, self._status
+            if status != last:
+                yield status
+                last = status
+                if status.phase is ProcessPhase.EXITED:
+                    return
+            else:
+                await changed.wait()
+
+    async def stop(self) -> None:
+        """Ends the whole process group: SIGTERM, SIGTERM, SIGKILL (STOP_SECONDS). Returns when the process is gone.
+
+        Goes on when the caller is cancelled. Raises TimeoutError when the process outlives even SIGKILL.
+        """
+        if self._stopping is None or self._stopping.done():
+            self._stopping = asyncio.create_task(self._stop(), name=f"stop of {self.log_file.stem}")
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
+        for number, seconds in zip(_STOP_SIGNALS, self._stop_seconds, strict=True):
+            if self.ended.is_set():
+                return
+            signal_group(self._record.pid, number)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.ended.wait(), seconds)
+        if not self.ended.is_set():
+            raise TimeoutError(f"process {self._record.pid} outlives SIGKILL: the kernel holds it")
+
+    def _see(self, seen: Observation) -> None:
+        before, self._status = self._status, advance(self._status, seen)
+        if self._status != before:
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()
+
+    def _keep(self, record: ProcessRecord) -> None:
+        self._record = record
+        self._records.keep(record)
+
+    def _on_end(self) -> None:
+        pid = self._record.pid
+        signal_group(pid, signal.SIGKILL)  # what it left behind; before reaping, while its pid cannot be another's
+        code = reap(pid, self._record.birth)
+        end = exit_of(self.log_file, code, was_ready=self._record.port > 0, stopped=self._stopping is not None)
+        self._keep(self._record.model_copy(update={"exit": end}))
+        if self._readiness is not None:
+            self._readiness.cancel()
+        self.ended.set()
+        self._see(Observation(exit=end))
+        log.info("process_ended", process=self.log_file.stem, pid=pid, exit_code=code, cause=end.cause)
+
+    async def _until_ready(self) -> None:
+        """Looks at the process until /health answers 200; it has no deadline, since a load may take an hour.
+
+        Where nothing moves for long it says so, and what it waits for. A process that ends cancels this.
+        """
+        loop = asyncio.get_running_loop()
+        pid, empty = self._record.pid, 0  # bytes that it held before it loaded anything
+        moved_at, patience, polls = loop.time(), _STALL_SECONDS, 0
+        while True:
+            before = self._status
+            port = before.port or await asyncio.to_thread(listening_port, pid)
+            if port:
+                waits_for = await self._ask_health(port)
+                empty = empty or resident_bytes(pid)
+                loaded = (resident_bytes(pid) - empty) / max(1, self._record.model_size)
+                self._see(Observation(port=port, healthy=not waits_for, loaded=loaded))
+            else:
+                waits_for = "a listening socket"
+            if self._status.phase is ProcessPhase.READY:
+                break
+            if self._status != before:
+                moved_at, patience = loop.time(), _STALL_SECONDS
+            elif loop.time() - moved_at > patience:
+                log.warning("process_not_ready", process=self.log_file.stem, waits_for=waits_for, seconds=patience)
+                patience *= 2
+            polls += 1
+            await asyncio.sleep(_FAST_POLL_SECONDS if polls < _FAST_POLLS else _SLOW_POLL_SECONDS)
+        self._keep(self._record.model_copy(update={"port": self._status.port}))
+        log.info("process_ready", process=self.log_file.stem, pid=pid, port=self._status.port)
+
+    async def _ask_health(self, port: int) -> str:
+        """What is still to be waited for; empty: nothing."""
+        try:
+            answer = await self._client.get(self._client.base_url.copy_with(port=port, path="/health"))
+        except httpx.HTTPError as error:
+            return f"an answer to /health ({type(error).__name__})"
+        return "" if answer.status_code == httpx.codes.OK else f"/health to answer 200 instead of {answer.status_code}"
+
+
+def exit_of(log_file: Path, code: int | None, *, was_ready: bool, stopped: bool = False) -> ProcessExit:
+    """How a process ended, by its log and its exit code."""
+    try:
+        lines = tail(log_file, 400) if was_ready else head(log_file, 4000)
+    except OSError as error:
+        lines = []
+        log.warning("process_log_not_readable", path=str(log_file), error=str(error))
+    return explain_exit(lines, code, was_ready=was_ready, stopped=stopped)

@@ -1,0 +1,277 @@
+"""All engine processes of one host. Satisfies `activities.ports.ProcessSupervisor`.
+
+What is known of a process, and what `ensure_started` does with it:
+
+1. an object in memory: its status is the answer, whatever it is;
+2. a record on disk that says how it ended: EXITED;
+3. a record whose process lives: it is adopted;
+4. a record whose process is gone: it ended while no agent watched, EXITED;
+5. a record without a process (its agent died while starting it) or an unreadable one: the process is looked for by
+   the mark in its environment, and adopted. Not found: it was never started, or, unreadable, EXITED;
+6. no record: it is started.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from pathlib import Path
+from typing import Self
+
+import httpx
+import structlog
+
+from activities.ports import MainServerSpec, ProcessKey, ProcessPhase, ProcessStartError, ProcessStatus
+from stoker.domain.base import InstanceId
+from stoker.domain.models import shard_names
+from worker_agent.engines import EngineProgram, engine_environment
+from worker_agent.logs import ROTATE_BYTES, EngineLogs
+from worker_agent.pids import birth_of, find_marked, is_alive, reap
+from worker_agent.processes import MARK, STOP_SECONDS, EngineProcess, exit_of, spawn
+from worker_agent.records import ProcessExit, ProcessRecord, RecordStore
+
+log = structlog.get_logger()
+
+_HOUSEKEEPING_SECONDS = 5.0
+_DRAIN_POLL_SECONDS = 0.1
+_ENGINE_TIMEOUT_SECONDS = 2.0  # of one call to an engine's /health or /metrics
+
+
+class HostSupervisor:
+    """Use as an async context manager: entering adopts what lives, leaving lets go of it without ending it."""
+
+    def __init__(
+        self,
+        *,
+        engine: EngineProgram,
+        state_dir: Path,
+        log_dir: Path,
+        host: str,
+        arguments: Callable[[MainServerSpec], Sequence[str]],
+        engine_key: Callable[[ProcessKey], str],
+        stop_seconds: tuple[float, float, float] = STOP_SECONDS,
+        rotate_bytes: int = ROTATE_BYTES,
+    ) -> None:
+        """`host`: the address that `arguments` makes engines listen on. `engine_key`: the key a process asks for.
+
+        The same key must come out for the same process after the agent's restart.
+        """
+        self._engine = engine
+        self._records = RecordStore(state_dir.absolute() / "processes")
+        self._logs = EngineLogs(log_dir.absolute(), rotate_bytes=rotate_bytes)
+        self._host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
+        self._arguments = arguments
+        self._engine_key = engine_key
+        self._stop_seconds = stop_seconds
+        self._processes: dict[ProcessKey, EngineProcess] = {}
+        self._lock = asyncio.Lock()  # one at a time looks for a process or starts one
+        self._client: httpx.AsyncClient
+        self._housekeeper: asyncio.Task[None]
+
+    async def __aenter__(self) -> Self:
+        address = f"[{self._host}]" if ":" in self._host else self._host
+        self._client = httpx.AsyncClient(base_url=f"http://{address}", timeout=_ENGINE_TIMEOUT_SECONDS, trust_env=False)
+        for key in self._records.keys():  # noqa: SIM118 - it is no mapping
+            await self._find(key)
+        self._housekeeper = asyncio.create_task(self._keep_house(), name="log rotation")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._housekeeper.cancel()
+        for process in self._processes.values():
+            process.let_go()
+        await self._client.aclose()
+
+    # --- the port -------------------------------------------------------------------------------------------
+
+    async def ensure_started(self, server: MainServerSpec) -> ProcessStatus:
+        """See `ProcessSupervisor`. Raises ProcessStartError: engine_not_runnable, state_not_writable."""
+        async with self._lock:
+            process = await self._find(server.key) or self._start(server)
+        return process.status
+
+    async def watch(self, key: ProcessKey) -> AsyncGenerator[ProcessStatus, None]:
+        """See `ProcessSupervisor`. Of a process that nobody started here, EXITED is all there is to see."""
+        async with self._lock:
+            process = await self._find(key)
+        if process is None:
+            yield ProcessStatus(phase=ProcessPhase.EXITED, cause="there is no such process on this host")
+            return
+        async for status in process.changes():
+            yield status
+
+    async def drain(self, key: ProcessKey, settle_seconds: float, timeout_seconds: float) -> bool:
+        """See `ProcessSupervisor`. A process that is not READY has no requests; one that ends has none left."""
+        process = self._processes.get(key)
+        if process is None or process.status.phase is not ProcessPhase.READY:
+            return True
+        try:
+            async with asyncio.timeout(settle_seconds + timeout_seconds):
+                await self._until_idle(process, settle_seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def kill(self, key: ProcessKey) -> None:
+        """See `ProcessSupervisor`. Also forgets the process. Raises TimeoutError when it cannot be killed."""
+        async with self._lock:
+            process = await self._find(key)
+        if process is None:
+            return
+        await process.stop()
+        if self._processes.get(key) is process:
+            process.let_go()
+            self._records.forget(key)
+            del self._processes[key]
+
+    # --- for the agent --------------------------------------------------------------------------------------
+
+    def statuses(self) -> dict[ProcessKey, ProcessStatus]:
+        """What this host knows of its processes, those included that ended and were not killed or reaped yet."""
+        return {key: process.status for key, process in self._processes.items()}
+
+    async def reap(
+        self, keep: Collection[ProcessKey], among: Collection[ProcessKey] | None = None
+    ) -> tuple[ProcessKey, ...]:
+        """Kills and forgets the processes that are not in `keep`; returns which.
+
+        `among`: those that the question behind `keep` was asked about. Others are younger than the answer, which
+        says nothing of them. None: all.
+        """
+        asked = self._processes if among is None else among
+        doomed = tuple(key for key in self._processes if key in asked and key not in keep)
+        for key in doomed:
+            log.info("process_reaped", instance=key.instance_id, incarnation=key.incarnation, role=key.role)
+        await asyncio.gather(*(self.kill(key) for key in doomed))
+        return doomed
+
+    async def read_log(
+        self, instance_id: InstanceId, incarnation: int | None, tail_lines: int, role: str = "main"
+    ) -> list[str]:
+        """The last lines of an incarnation's log (None: the newest). Raises LookupError."""
+        path = self._logs.find(instance_id, incarnation, role)
+        return await asyncio.to_thread(self._logs.read, path, tail_lines)
+
+    async def follow_log(
+        self, instance_id: InstanceId, incarnation: int | None, tail_lines: int, role: str = "main"
+    ) -> AsyncGenerator[str, None]:
+        """The last lines of an incarnation's log, then new ones until its process has ended. Raises LookupError."""
+        path = self._logs.find(instance_id, incarnation, role)
+
+        def ended() -> bool:
+            writers = (one for one in self._processes.values() if one.log_file == path)
+            return all(writer.ended.is_set() for writer in writers)
+
+        async for line in self._logs.follow(path, tail_lines, ended):
+            yield line
+
+    # --- one process ----------------------------------------------------------------------------------------
+
+    async def _find(self, key: ProcessKey) -> EngineProcess | None:
+        """What there is of a process, by the numbers of this module's docstring; None: start it."""
+        if key in self._processes:
+            return self._processes[key]
+        record = self._records.load(key)
+        if record is None:
+            return None
+        adopted = record.exit is None
+        if record.exit is None and not is_alive(record.pid, record.birth):
+            if record.pid > 0:
+                code = reap(record.pid, record.birth)
+                end = exit_of(self._logs.path(key), code, was_ready=record.port > 0)
+                record, adopted = record.model_copy(update={"exit": end}), False
+            elif pid := await asyncio.to_thread(find_marked, MARK, str(self._records.path(key))):
+                record = record.model_copy(update={"pid": pid, "birth": birth_of(pid), "damaged": False})
+            elif record.damaged:
+                lost = ProcessExit(cause="its state file was damaged, and no process of this host bears its mark")
+                record, adopted = record.model_copy(update={"exit": lost, "damaged": False}), False
+            else:
+                return None
+            self._records.keep(record)
+        log.info("process_found", process=self._logs.path(key).stem, pid=record.pid, lives=record.exit is None)
+        return self._follow(record, adopted=adopted)
+
+    def _start(self, server: MainServerSpec) -> EngineProcess:
+        """Starts the process. Without an await, so that no cancellation falls between the start and its record."""
+        key = server.key
+        command = self._engine.main_command(self._arguments(server))
+        secret = self._engine_key(key)
+        environment = engine_environment(os.environ) | {
+            MARK: str(self._records.path(key)),
+            "LLAMA_API_KEY": f"{secret},{secret}",  # of a single key llama.cpp logs the end, of several their number
+        }
+        record = ProcessRecord(key=key, model_size=_model_size(server.model_path))
+        log_file = self._logs.path(key)
+        try:
+            self._records.save(record)
+            pid = spawn(command, environment, log_file, folder=self._records.folder)
+        except OSError as error:
+            self._records.forget(key)
+            code = "engine_not_runnable" if error.filename == command[0] else "state_not_writable"
+            lasting = error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC)
+            raise ProcessStartError(code, f"{error.filename}: {error.strerror}", retryable=not lasting) from error
+        record = record.model_copy(update={"pid": pid, "birth": birth_of(pid)})
+        self._records.keep(record)  # where that fails, the next agent finds the process by its mark
+        log.info("process_started", process=log_file.stem, pid=pid)
+        return self._follow(record, adopted=False)
+
+    def _follow(self, record: ProcessRecord, *, adopted: bool) -> EngineProcess:
+        process = EngineProcess(
+            record,
+            adopted=adopted,
+            records=self._records,
+            log_file=self._logs.path(record.key),
+            client=self._client,
+            stop_seconds=self._stop_seconds,
+        )
+        self._processes[record.key] = process
+        process.follow()
+        return process
+
+    async def _until_idle(self, process: EngineProcess, settle_seconds: float) -> None:
+        """Returns when the process answers no request, `settle_seconds` from now at the earliest, or has ended."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.ended.wait(), settle_seconds)
+        url = self._client.base_url.copy_with(port=process.status.port, path="/metrics")
+        headers = {"Authorization": f"Bearer {self._engine_key(process.key)}"}
+        while not process.ended.is_set():
+            try:
+                answer = await self._client.get(url, headers=headers)
+                if requests_in_work(answer.raise_for_status().text) == 0:
+                    return
+            except (httpx.HTTPError, ValueError) as error:  # too busy to answer: asked again, until the deadline
+                log.warning("drain_cannot_see", process=process.log_file.stem, error=str(error) or repr(error))
+            await asyncio.sleep(_DRAIN_POLL_SECONDS)
+
+    async def _keep_house(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self._logs.prune, tuple(self._processes))
+                for process in list(self._processes.values()):
+                    if not process.ended.is_set() and await asyncio.to_thread(self._logs.rotate, process.log_file):
+                        log.info("log_rotated", path=str(process.log_file))
+            except OSError as error:  # a full disk, say: the engines run on
+                log.warning("log_rotation_failed", error=str(error))
+            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+
+
+def requests_in_work(metrics: str) -> int:
+    """Requests being answered or queued, by llama-server's /metrics. Raises ValueError when it does not say."""
+    counts = {
+        name: float(value)
+        for name, _, value in (line.partition(" ") for line in metrics.splitlines())
+        if name in ("llamacpp:requests_processing", "llamacpp:requests_deferred")
+    }
+    if len(counts) != 2:
+        raise ValueError("no llamacpp:requests_processing and llamacpp:requests_deferred: was --metrics given?")
+    return int(sum(counts.values()))
+
+
+def _model_size(first_file: str) -> int:
+    """Bytes of the model's files; 0 where they cannot be read: the engine says better why."""
+    path = Path(first_file)
+    try:
+        return sum(path.with_name(name).stat().st_size for name in shard_names(path.name))
+    except (OSError, ValueError):
+        return 0
