@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from gguf import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType, LlamaFileType
 
-from stoker.byte_source import ByteSource as ByteSource
-from stoker.byte_source import FileSource as FileSource
+from stoker.byte_source import ByteSource
 from stoker.domain.architectures import describe
 from stoker.domain.gguf import Header, MetadataArray, MetadataValue, ModelProfile, TensorInfo
 
@@ -26,7 +25,7 @@ MAX_ALIGNMENT = 1 << 20  # bytes
 MAX_TENSOR_SIZE = 1 << 50  # bytes
 KEPT_TEXT = 1 << 20  # bytes; a longer text keeps its length only
 KEPT_ITEMS = 4096  # elements of a numeric array; a longer one keeps its length only
-WINDOW = 1 << 20  # bytes read at once
+WINDOW = 256 << 10  # bytes read at once
 
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _SCALARS = {

@@ -27,6 +27,7 @@ from stoker.domain.claims import Claim
 from stoker.domain.deployments import DeploymentSpec, InstanceState
 from stoker.domain.llamacpp import main_server_arguments
 from stoker.domain.naming import CONTROL_QUEUE, SEARCH_ATTRIBUTES, download_queue, worker_queue
+from stoker.domain.reports import REPORT_EVERY_SECONDS
 from stoker.domain.statuses import DeploymentStatus, InstanceStatus
 from stoker.domain.workers import Worker
 from stoker.hub import HuggingFaceHub
@@ -39,7 +40,6 @@ from stoker.storage.migrate import migrate
 from stoker.storage.projections import RowProjections
 from stoker.storage.workers import Workers
 from stoker.temporal import TemporalInstanceCalls, workflow_runner
-from temporalio.common import SearchAttributeKey
 from worker_agent.downloads import HubDownloads
 from worker_agent.engines import BundledEngine
 from worker_agent.model_store import HostModelStore
@@ -55,24 +55,21 @@ ENGINE_SECRET = "engine-secret-of-the-tests"
 @asynccontextmanager
 async def temporal(*, time_skipping: bool = False) -> AsyncIterator[WorkflowEnvironment]:
     """A Temporal server of its own, in memory."""
-    extra = dynamic_config_arguments()
+    extra = [*dynamic_config_arguments(), "--log-level", "error"]
+    extra += [part for name in SEARCH_ATTRIBUTES for part in ("--search-attribute", f"{name}=Keyword")]
     if time_skipping:
         extra += ["--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true"]
     start = WorkflowEnvironment.start_time_skipping_v2 if time_skipping else WorkflowEnvironment.start_local
-    if time_skipping:
-        extra += [part for name in SEARCH_ATTRIBUTES for part in ("--search-attribute", f"{name}=Keyword")]
-    else:
-        extra = [*extra]
     environment = await start(
         data_converter=pydantic_data_converter,
         dev_server_existing_path=temporal_program(),
         dev_server_extra_args=extra,
-        **({} if time_skipping else {"search_attributes": [SearchAttributeKey.for_keyword(n) for n in SEARCH_ATTRIBUTES]}),
     )
     try:
         yield environment
     finally:
         await environment.shutdown()
+        await asyncio.sleep(0.1)  # lets the SDK's threads end: without it the interpreter may crash at exit (sdk-python #300)
 
 
 class Cluster:
@@ -82,7 +79,6 @@ class Cluster:
         self.client, self.folder = client, folder
         self.database = Database(f"sqlite:///{folder / 'stoker.db'}")
         self.ledger = ClaimLedger(self.database, utc_now)
-        self.supervisors: dict[str, HostSupervisor] = {}
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "Cluster":
@@ -116,16 +112,16 @@ class Cluster:
 
     async def __aexit__(self, *exception: object) -> None:
         await self._stack.aclose()
-        for supervisor in self.supervisors.values():
-            async with supervisor:
-                await supervisor.reap(keep=())
         self.database.close()
 
     async def add_host(self, worker: Worker) -> HostSupervisor:
         """Joins a host and lets it take work."""
         with self.database.write() as session:
             Workers(session, utc_now()).join(worker, credential_hash="", engine_secret=ENGINE_SECRET)
-        supervisor = self.supervisors[worker.name] = await self._stack.enter_async_context(self.supervisor(worker.name))
+        reporting = asyncio.create_task(self._report(worker))
+        self._stack.callback(reporting.cancel)
+        supervisor = await self._stack.enter_async_context(self.supervisor(worker.name))
+        self._stack.push_async_callback(supervisor.reap, keep=())  # when the queues are let go of, the engines end
         servers = ServerActivities(supervisor)
         downloads = DownloadActivities(
             HostModelStore((self.folder, *self.model_dirs), HubDownloads(self.folder / "hub")), ProgressBoard().show
@@ -148,6 +144,12 @@ class Cluster:
                 )
             )
         return supervisor
+
+    async def _report(self, worker: Worker) -> None:
+        while True:
+            await asyncio.sleep(REPORT_EVERY_SECONDS)
+            with self.database.write() as session:
+                Workers(session, utc_now()).report(worker)
 
     model_dirs: tuple[Path, ...] = ()
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
 from collections import deque
@@ -12,13 +11,14 @@ from pathlib import Path
 from typing import cast
 
 import structlog
+from huggingface_hub import constants
 from pydantic import ValidationError
 
 from activities.ports import DownloadProgress
 from stoker.domain.models import ModelFiles
 from stoker.domain.units import format_bytes
 from stoker.model_source_error import ModelSourceError
-from worker_agent.hub_cache import CachedRepo
+from worker_agent.hub_cache import CachedRepo, free_space
 from worker_agent.hub_download import DownloadReport
 from worker_agent.hub_transfer import DownloadRequest
 
@@ -27,14 +27,8 @@ _LAST_WORDS = 10  # lines of a broken program's output that are kept
 _LONGEST_LINE = 1 << 20  # bytes
 
 
-def free_space(folder: Path) -> int:
-    """Bytes that are free where `folder` is, or will be."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(existing).free
-
-
 class HubDownloads:
-    """This agent's downloads into the hub's cache at `cache_dir`.
+    """This agent's downloads into the hub's cache at `cache_dir`, by default where the hub's library has it.
 
     `environment` is added to the agent's own for the downloading processes. A process of which nothing is heard for
     `silence_seconds` is ended; writing a large file back to a slow disk may take minutes.
@@ -42,13 +36,13 @@ class HubDownloads:
 
     def __init__(
         self,
-        cache_dir: Path,
+        cache_dir: Path | None = None,
         *,
         environment: Mapping[str, str] | None = None,
         free_space: Callable[[Path], int] = free_space,
         silence_seconds: float = 600,
     ) -> None:
-        self._cache_dir = cache_dir.expanduser().absolute()
+        self._cache_dir = (cache_dir or Path(constants.HF_HUB_CACHE)).expanduser().absolute()
         self._environment = {**(environment or {}), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         self._free_space = free_space
         self._silence_seconds = silence_seconds
@@ -154,6 +148,9 @@ class _Download:
         try:
             await self._follow(process)
             log.info("download_completed", bytes=self._progress.total)
+        except asyncio.CancelledError:
+            log.info("download_called_off", missing_bytes=self.missing)
+            raise
         except ModelSourceError as error:
             log.warning("download_failed", code=error.code, reason=str(error), retryable=error.retryable)
             raise

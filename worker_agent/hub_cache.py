@@ -10,11 +10,13 @@ https://huggingface.co/docs/huggingface_hub/guides/manage-cache describes it.
 
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from stoker.domain.models import ModelFile
 
+_REPO = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[A-Za-z0-9_-]{8,128}")
 
@@ -30,7 +32,7 @@ class CachedRepo:
     def __post_init__(self) -> None:
         if not _COMMIT.fullmatch(self.revision):
             raise ValueError(f"revision {self.revision!r} must be a commit's sha of 40 hexadecimal digits")
-        if len(PurePosixPath(self.repo).parts) != 2 or ".." in self.repo:
+        if not _REPO.fullmatch(self.repo) or ".." in self.repo:
             raise ValueError(f"repository {self.repo!r} must be ORG/REPO")
 
     @property
@@ -85,6 +87,12 @@ class CachedRepo:
             pointer.symlink_to(os.path.relpath(blob, pointer.parent))
         except OSError:
             blob.replace(pointer)  # a file system without links: as the hub's library does there
+
+
+def free_space(folder: Path) -> int:
+    """Bytes that are free where `folder` is, or will be."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free
 
 
 def _size(path: Path) -> int:

@@ -8,7 +8,6 @@ checksum is verified, which the library leaves out.
 import errno
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,13 +22,12 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 
 from stoker.domain.base import Value
 from stoker.domain.models import ModelFile
-from stoker.domain.units import KIB, format_bytes
+from stoker.domain.units import format_bytes
 from stoker.hub_errors import HUB_FAILURES, hub_error, is_passing
 from stoker.model_source_error import ModelSourceError
-from worker_agent.hub_cache import CachedRepo
+from worker_agent.hub_cache import CachedRepo, free_space
 from worker_agent.partial_file import PartialFile
 
-BLOCK = 256 * KIB
 RETRY_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between attempts that brought no byte; after the last one the download is given up for now."""
 LOCK_POLL = 0.5
@@ -113,7 +111,7 @@ class ModelTransfer:
         lock.parent.mkdir(parents=True, exist_ok=True)
         last_change, arrived = time.monotonic(), -1
         with ExitStack() as stack:
-            while time.monotonic() - last_change <= self._request.lock_patience:
+            while time.monotonic() - last_change <= self._request.lock_patience or arrived < 0:
                 try:
                     stack.enter_context(WeakFileLock(lock, timeout=LOCK_POLL))
                 except TimeoutError:
@@ -162,7 +160,7 @@ class ModelTransfer:
             hf_raise_for_status(response)
             if response.status_code != HTTPStatus.PARTIAL_CONTENT:
                 part.restart()
-            for block in response.iter_bytes(BLOCK):
+            for block in response.iter_bytes():  # as it comes: what a larger block still waits for is lost on failure
                 part.append(block)
                 self._report(part.size)
                 if part.size > file.size:
@@ -191,7 +189,7 @@ def _is_right(part: PartialFile, file: ModelFile, sha256: str) -> bool:
 
 def _disk_error(error: OSError, cache_dir: Path) -> ModelSourceError:
     if error.errno in _DISK_FULL:
-        free = format_bytes(shutil.disk_usage(cache_dir).free)
-        return ModelSourceError("disk_full", f"the disk of {cache_dir} is full ({free} are free)", retryable=True)
+        message = f"the disk of {cache_dir} is full: {format_bytes(free_space(cache_dir))} are free"
+        return ModelSourceError("disk_full", message, retryable=True)
     message = f"writing below {cache_dir} failed: {error.strerror or error} ({error.filename or 'no file'})"
     return ModelSourceError("disk_error", message, retryable=error.errno not in _NOT_ALLOWED)

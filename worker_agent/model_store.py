@@ -1,6 +1,7 @@
 """The model files on this host: those that lie here, and those that come from the hub."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -82,8 +83,8 @@ class HostModelStore:
 
         The answer for what lies outside is the same whether it exists or not.
         """
-        resolved = path.resolve()
-        if not any(resolved.is_relative_to(folder.resolve()) for folder in self._model_dirs):
+        resolved = Path(os.path.realpath(path))  # unlike Path.resolve, it never raises
+        if not any(resolved.is_relative_to(os.path.realpath(folder)) for folder in self._model_dirs):
             folders = ", ".join(map(str, self._model_dirs)) or "(none)"
             message = (
                 f"{path} is not inside a folder that this worker serves models from ({folders}): "

@@ -53,9 +53,9 @@ class HostSupervisor:
         stop_seconds: tuple[float, float, float] = STOP_SECONDS,
         rotate_bytes: int = ROTATE_BYTES,
     ) -> None:
-        """`host`: the address that `arguments` makes engines listen on. `engine_key`: the key a process asks for.
+        """`host`: the address that `arguments`, the options of llama-server, makes engines listen on.
 
-        The same key must come out for the same process after the agent's restart.
+        `engine_key`: the key that a process asks for; the same for the same process after the agent's restart.
         """
         self._engine = engine
         self._records = RecordStore(state_dir.absolute() / "processes")
@@ -86,7 +86,7 @@ class HostSupervisor:
     # --- the port -------------------------------------------------------------------------------------------
 
     async def ensure_started(self, server: MainServerSpec) -> ProcessStatus:
-        """See `ProcessSupervisor`. Raises ProcessStartError: engine_not_runnable, state_not_writable."""
+        """See `ProcessSupervisor`. ProcessStartError: no_command_line, engine_not_runnable, state_not_writable."""
         async with self._lock:
             process = await self._find(server.key) or self._start(server)
         return process.status
@@ -195,7 +195,10 @@ class HostSupervisor:
     def _start(self, server: MainServerSpec) -> EngineProcess:
         """Starts the process. Without an await, so that no cancellation falls between the start and its record."""
         key = server.key
-        command = self._engine.main_command(self._arguments(server))
+        try:
+            command = self._engine.main_command(self._arguments(server))
+        except ValueError as error:
+            raise ProcessStartError("no_command_line", str(error), retryable=False) from error
         secret = self._engine_key(key)
         environment = engine_environment(os.environ) | {
             MARK: str(self._records.path(key)),

@@ -155,10 +155,7 @@ class Connection(asyncio.Protocol):
         self._overhead += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._fail(MalformedError("the engine wants another protocol"))
-            return
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             reason = error.__context__ if isinstance(error.__context__, _Refusal) else error
             self._fail(MalformedError(f"the engine's answer is not valid: {reason}"))
             return

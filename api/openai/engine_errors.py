@@ -5,6 +5,7 @@ prompt is too long (llama.cpp, tools/server/server-common.cpp, format_error_resp
 """
 
 import json
+import re
 from typing import Any
 
 from api.openai.errors import APIError, engine_failed, invalid_request
@@ -18,6 +19,8 @@ _CLIENT_MISTAKES = (
     "Invalid base64 value",
     "Cannot use both",
 )
+
+_FIELD = re.compile(r"Field '([^']{1,64})': ")
 
 
 def translate(status: int, body: bytes, *, model: str, prompt_field: str = "messages") -> APIError:
@@ -39,7 +42,9 @@ def translate(status: int, body: bytes, *, model: str, prompt_field: str = "mess
     if status in (401, 403):
         return engine_failed("The engine refused the proxy's key.")
     if status < 500:
-        return invalid_request(message or f"The engine refused the request with status {status}.")
+        field = _FIELD.match(message)
+        reason = message or f"The engine refused the request with status {status}."
+        return invalid_request(reason, None if field is None else field[1])
     if any(mistake in message for mistake in _CLIENT_MISTAKES):
         return invalid_request(message)
     return engine_failed(f"The engine failed: {message or f'status {status}'}", should_retry=False)

@@ -21,6 +21,10 @@ class Usage(NamedTuple):
     output: int = 0
     cached: int = 0
 
+    def plus(self, other: "Usage") -> "Usage":
+        """Both together."""
+        return Usage(self.input + other.input, self.output + other.output, self.cached + other.cached)
+
 
 def usage_of(answer: bytes) -> Usage | None:
     """The tokens that an answer, or the tail of a streamed one, speaks of; None when it does not.
@@ -50,8 +54,10 @@ def usage_of_stream(first: bytes, tail: bytes) -> Usage | None:
 
 def usage_of_events(events: bytes) -> Usage:
     """The sum of the tokens that whole events speak of: one of them for each choice of each prompt."""
-    found = [usage for event in events.split(b"\n\n") if (usage := usage_of(event)) is not None]
-    return Usage(*map(sum, zip(*found, strict=True))) if found else Usage()
+    total = Usage()
+    for event in events.split(b"\n\n"):
+        total = total.plus(usage_of(event) or Usage())
+    return total
 
 
 def _usage(found: dict[str, Any]) -> Usage:

@@ -154,7 +154,7 @@ class _Stream:
         self._first = self._first or events
         self._tail.append(events)
         if self._several and (b'"timings":{' in events or b'"usage":{' in events):
-            self._summed = Usage(*map(sum, zip(self._summed, usage_of_events(events), strict=True)))
+            self._summed = self._summed.plus(usage_of_events(events))
         return self._shape(events)
 
     def usage(self) -> Usage | None:

@@ -1,9 +1,12 @@
 """How much memory a dense transformer needs in llama.cpp, from its header alone.
 
-The formulae follow llama.cpp's own allocations with flash attention on and one KV stream a slot. KV cache and weights
-are exact; compute is the peak of its graph allocator for one micro-batch. tests/.../test_estimation_against_engine.py
-holds them against the engine's own numbers.
+The formulae follow llama.cpp's allocations as its log states them, with flash attention on and one KV stream a slot.
+Weights and KV cache are exact. Compute is the peak of its graph allocator for one micro-batch, too much by the size of
+the micro-batch's embeddings at most (versions differ by that much) for models with a gated feed-forward part.
+tests/stoker/domain/test_estimation_against_engine.py holds all of it against the engine.
 """
+
+from typing import NamedTuple
 
 from stoker.domain.base import Bytes, Value
 from stoker.domain.deployments import CacheType, EngineOptions
@@ -12,13 +15,16 @@ from stoker.domain.units import GIB, MIB
 from stoker.domain.workers import DeviceKind
 
 DEFAULT_CONTEXT = 8192  # tokens a slot, when neither the administrator nor the model asks for less
-CONTEXT_STEP = 256  # llama.cpp rounds a slot's context up to a multiple of this
+CONTEXT_STEP = 256  # cells: llama.cpp rounds a slot's context up to a multiple of this
 
-PROMPT_CACHE = 256 * MIB  # --cache-ram: prompts that the server keeps in RAM when a slot is given to another
-PROCESS_OVERHEAD = 192 * MIB  # the engine's process: interpreter, library, threads, tokenizer
-DEVICE_OVERHEAD = 1 * GIB  # driver context, kernels and pools: llama.cpp's own margin a device (--fit-target)
+PROMPT_CACHE = 256 * MIB  # --cache-ram: prompts kept in RAM when their slot is given to another
+PROCESS_OVERHEAD = 128 * MIB  # interpreter, library, threads: about 40 MiB were measured, more under load
+TOKENIZER_OVERHEAD = 512  # bytes a vocabulary entry: 220 to 300 were measured
+DRIVER_OVERHEAD = 512 * MIB  # RAM that an accelerator's driver takes in the process; not measured yet
+DEVICE_OVERHEAD = 1 * GIB  # driver context, kernels, pools: llama.cpp's own margin (--fit-target); not measured yet
 
-# Elements and bytes of one block of each cache type (ggml's block sizes).
+_INDICES = 40  # bytes a token: ids, positions and cell numbers of a micro-batch
+# Elements and bytes of a block of each cache type (ggml's block sizes).
 _CACHE_BLOCKS = {
     CacheType.F16: (1, 2),
     CacheType.BF16: (1, 2),
@@ -64,34 +70,33 @@ class EstimateRefusal(Value):
 def estimate(
     profile: ModelProfile, options: EngineOptions, device_kind: DeviceKind
 ) -> MemoryEstimate | EstimateRefusal:
-    """What the whole model needs with `options` on one device of `device_kind`."""
+    """What the whole model needs with `options` on one device of `device_kind`, and beside it on the host."""
     context = options.context_length or default_context(profile)
     if (refusal := _refuse(profile, options, context)) is not None:
         return refusal
+    micro_batch = _MicroBatch.of(profile, options, context)
     cache = kv_cache_size(profile, options.cache_type, context, options.slots)
-    peak, mask, embeddings = _compute(profile, options, context)
-    overhead = PROCESS_OVERHEAD + PROMPT_CACHE + options.slots * profile.vocabulary * 4  # with the output buffer
     repeating = sum(layer.weights for layer in profile.layers)
+    process = PROCESS_OVERHEAD + TOKENIZER_OVERHEAD * profile.vocabulary + PROMPT_CACHE + micro_batch.results
     if device_kind is DeviceKind.CPU:
         return MemoryEstimate(
             context_length=context,
             slots=options.slots,
             host_weights=profile.input_weights + repeating + profile.output_weights,
             host_cache=cache,
-            host_compute=mask + peak + 2 * embeddings,
-            host_overhead=overhead,
+            host_compute=micro_batch.inputs + micro_batch.peak + 2 * micro_batch.embeddings,
+            host_overhead=process + micro_batch.converted,
         )
-    tied = profile.input_weights if profile.tied_output else 0
     return MemoryEstimate(
         context_length=context,
         slots=options.slots,
-        device_weights=repeating + profile.output_weights + tied,
+        device_weights=repeating + profile.output_weights + (profile.input_weights if profile.tied_output else 0),
         device_cache=cache,
-        device_compute=mask + peak,
+        device_compute=micro_batch.inputs + micro_batch.peak,
         device_overhead=DEVICE_OVERHEAD,
         host_weights=profile.input_weights,
-        host_compute=mask + 4 * embeddings,
-        host_overhead=overhead,
+        host_compute=micro_batch.inputs + 4 * micro_batch.embeddings,
+        host_overhead=process + DRIVER_OVERHEAD,
     )
 
 
@@ -106,19 +111,42 @@ def cells_per_slot(context: int) -> int:
 
 
 def kv_cache_size(profile: ModelProfile, cache_type: CacheType, context: int, slots: int) -> int:
-    """Bytes of K and V of all layers, one stream a slot (llama.cpp, llama_kv_cache)."""
+    """Bytes of K and V in all layers and slots (llama.cpp, llama_kv_cache)."""
     elements, size = _CACHE_BLOCKS[cache_type]
     heads = sum(layer.heads_kv for layer in profile.layers)
     return slots * cells_per_slot(context) * heads * (profile.key_length + profile.value_length) * size // elements
 
 
-def _compute(profile: ModelProfile, options: EngineOptions, context: int) -> tuple[int, int, int]:
-    """Bytes of peak activations, attention mask and one row of embeddings for a micro-batch."""
-    cells = cells_per_slot(context)
-    tokens = min(options.micro_batch, options.batch, cells * options.slots)
-    embeddings = profile.embedding_length * tokens * 4
-    feed_forward = max((layer.feed_forward for layer in profile.layers), default=0)
-    return 3 * feed_forward * tokens * 4 + 4 * embeddings, cells * tokens * 2, embeddings
+class _MicroBatch(NamedTuple):
+    """Bytes that computing one micro-batch takes: what llama.cpp reserves for the largest graph (graph_reserve)."""
+
+    inputs: int  # attention mask (F16 with flash attention) and indices
+    embeddings: int  # the micro-batch's rows of embedding_length
+    peak: int  # the most that is alive at once between two layers
+    converted: int  # on the CPU: the widest activations once more, as the weights' type wants them
+    results: int  # rows handed to the server
+
+    @classmethod
+    def of(cls, profile: ModelProfile, options: EngineOptions, context: int) -> "_MicroBatch":
+        embeds = options.embeddings or profile.pooling
+        tokens = min(options.micro_batch, options.batch, context * options.slots)
+        tokens = -(-tokens // options.slots) * options.slots  # the graph takes equally many of each slot
+        rows = tokens if embeds else options.slots  # results: of each token, or of each slot's last
+        width = max((layer.feed_forward for layer in profile.layers), default=0)
+        heads_kv = max((layer.heads_kv for layer in profile.layers), default=0)
+        lengths = profile.key_length + profile.value_length
+        embeddings = 4 * tokens * profile.embedding_length
+        return cls(
+            inputs=tokens * (2 * cells_per_slot(context) + _INDICES),
+            embeddings=embeddings,
+            peak=max(
+                4 * tokens * width * (3 if profile.gated else 1) + 4 * embeddings,  # feed-forward
+                4 * tokens * lengths * (profile.head_count + heads_kv) + embeddings,  # attention: Q, its result, K, V
+                4 * rows * profile.vocabulary + 4 * embeddings,  # logits
+            ),
+            converted=2 * tokens * max(width, profile.embedding_length),
+            results=4 * rows * (profile.vocabulary + (profile.embedding_length if embeds else 0)),
+        )
 
 
 def _refuse(profile: ModelProfile, options: EngineOptions, context: int) -> EstimateRefusal | None:
@@ -126,14 +154,14 @@ def _refuse(profile: ModelProfile, options: EngineOptions, context: int) -> Esti
         return EstimateRefusal(message=profile.unsupported)
     if profile.context_length and context > profile.context_length:
         return EstimateRefusal(
-            message=f"context_length {context} is more than the {profile.context_length} tokens that this model "
-            f"was trained for: ask for at most {profile.context_length}"
+            message=f"context_length {context} is more than the {profile.context_length} tokens that the model "
+            f"was trained for: ask for {profile.context_length} or less"
         )
     elements, _ = _CACHE_BLOCKS[options.cache_type]
-    for what, length in (("key", profile.key_length), ("value", profile.value_length)):
+    for part, length in (("keys", profile.key_length), ("values", profile.value_length)):
         if length % elements:
             return EstimateRefusal(
-                message=f"cache_type {options.cache_type} needs a {what} length that is a multiple of {elements}, "
-                f"and this model's is {length}: choose f16 or bf16"
+                message=f"cache_type {options.cache_type} stores {elements} elements at once, and this model's {part} "
+                f"have {length}: ask for f16 or bf16"
             )
     return None

@@ -1,4 +1,4 @@
-"""The command line of llama.cpp's server, built from a placement. Pure; paths and names were checked by their values."""
+"""The command line of llama.cpp's server, built from a placement."""
 
 from stoker.domain.deployments import DeploymentSpec
 from stoker.domain.estimation import PROMPT_CACHE
@@ -27,11 +27,14 @@ def main_server_arguments(
     Raises ValueError when an accelerator of the placement has no name for --device.
     """
     options, estimate = spec.options, placement.estimate
+    embeds = options.embeddings or pooling
+    # An input to embed must fit into one micro-batch, and the server reserves a result for each token of a batch.
+    batch = min(options.batch, options.micro_batch) if embeds else options.batch
     arguments = [
         *("--host", host, "--port", "0"),
         *("-m", model_path, "-a", alias),
         *("-c", str(estimate.context_length * estimate.slots), "-np", str(estimate.slots), "--no-kv-unified"),
-        *("-b", str(options.batch), "-ub", str(options.micro_batch)),
+        *("-b", str(batch), "-ub", str(options.micro_batch)),
         *("-ctk", options.cache_type.value, "-ctv", options.cache_type.value, "-fa", "on", "-fit", "off"),
         *_device_arguments(placement),
         *("--cache-ram", str(PROMPT_CACHE // MIB), "-ctxcp", "0"),
@@ -39,7 +42,7 @@ def main_server_arguments(
     ]
     if options.threads is not None:
         arguments += ["-t", str(options.threads)]
-    if options.embeddings or pooling:
+    if embeds:
         arguments.append("--embeddings")
         if not pooling:
             arguments += ["--pooling", "mean"]

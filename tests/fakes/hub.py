@@ -11,7 +11,6 @@ prints its URL; give that as HF_ENDPOINT. What it keeps of the real one, because
 """
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -25,6 +24,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.fakes.repositories import Repositories, StoredFile
 
 BLOCK = 64 * 1024
 
@@ -56,22 +57,6 @@ class Request:
     sent: int = 0
 
 
-@dataclass(frozen=True)
-class StoredFile:
-    """A file of a repository."""
-
-    name: str
-    path: Path
-    size: int
-    sha256: str
-    sha1: str
-
-    @property
-    def is_large(self) -> bool:
-        """Whether it is kept outside git (LFS)."""
-        return self.name.endswith(".gguf")
-
-
 class FakeHub:
     """The stand-in, in threads of this process; use it in a `with`. `url` is its endpoint.
 
@@ -82,10 +67,11 @@ class FakeHub:
         self, root: Path, *, port: int = 0, token: str = "", gated: tuple[str, ...] = (), private: tuple[str, ...] = ()
     ) -> None:
         self.root, self.token, self.gated, self.private = root, token, gated, private
+        self.repositories = Repositories(root)
+        self.files, self.commit = self.repositories.files, self.repositories.commit
         self.faults = Faults()
         self.requests: list[Request] = []
         self._lock = threading.Lock()
-        self._digests: dict[tuple[Path, int, int], tuple[str, str]] = {}
         self._servers = [_Server(self, port, HubHandler), _Server(self, 0, ContentHandler)]
         self.url, self.content_url = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
 
@@ -139,37 +125,6 @@ class FakeHub:
         with self._lock:
             self.faults.cuts -= 1
             return self.faults.cuts >= 0
-
-    def files(self, repo: str) -> dict[str, StoredFile] | None:
-        """The repository's files by name, or None when there is no such repository."""
-        folder = self.root / repo
-        if not folder.is_dir():
-            return None
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-        return {name: self._stored(name, folder / name) for name in names}
-
-    def by_sha256(self, sha256: str) -> StoredFile | None:
-        """The large file of that content, in whatever repository."""
-        repos = (path for path in self.root.glob("*/*") if path.is_dir())
-        stored = (
-            file for repo in repos for file in (self.files(repo.relative_to(self.root).as_posix()) or {}).values()
-        )
-        return next((file for file in stored if file.is_large and file.sha256 == sha256), None)
-
-    def commit(self, repo: str) -> str:
-        """The sha of the repository's newest commit."""
-        files = self.files(repo) or {}
-        listing = "\n".join(f"{file.sha256} {file.name}" for file in files.values())
-        return hashlib.sha1(listing.encode(), usedforsecurity=False).hexdigest()
-
-    def _stored(self, name: str, path: Path) -> StoredFile:
-        stat = path.stat()
-        key = (path, stat.st_size, stat.st_mtime_ns)
-        if key not in self._digests:
-            content = path.read_bytes()
-            sha1 = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-            self._digests[key] = hashlib.sha256(content).hexdigest(), sha1.hexdigest()
-        return StoredFile(name, path, stat.st_size, *self._digests[key])
 
 
 class _Server(ThreadingHTTPServer):
@@ -352,7 +307,7 @@ class ContentHandler(_Handler):
     """The content network: another origin, opened by the signature in the URL alone."""
 
     def route(self, path: str, query: dict[str, list[str]]) -> None:
-        file = self.hub.by_sha256(path.rpartition("/")[2])
+        file = self.hub.repositories.by_sha256(path.rpartition("/")[2])
         if "Authorization" in self.headers or "Signature" not in query:
             self.reply(HTTPStatus.BAD_REQUEST, {"error": "one way of authentication, the signature, is allowed"})
         elif file is None:

@@ -12,7 +12,9 @@ import psutil
 import pytest
 
 from activities.ports import MainServerSpec, ProcessKey, ProcessPhase, ProcessStatus
+from stoker.domain.deployments import EngineOptions
 from stoker.domain.estimation import MemoryEstimate
+from stoker.domain.llamacpp import main_server_arguments
 from stoker.domain.placement.types import DeviceShare, Placement
 from stoker.domain.workers import DeviceKind, Engine, EngineKind
 from tests.builders import make_spec, write_tiny_llama
@@ -37,12 +39,11 @@ class FakeEngine:
 
 
 def make_server(model: Path, key: ProcessKey = KEY) -> MainServerSpec:
-    """A main server of `model` on this host's CPU."""
+    """A main server of `model` on this host's CPU: one slot of 2048 tokens, one thread."""
     share = DeviceShare(device="cpu", kind=DeviceKind.CPU, layers=0, claim=0)
-    placement = Placement(worker="here", shares=(share,), estimate=MemoryEstimate(context_length=512, slots=1))
-    return MainServerSpec(
-        key=key, deployment="llama", spec=make_spec(), placement=placement, model_path=str(model), pooling=False
-    )
+    placement = Placement(worker="here", shares=(share,), estimate=MemoryEstimate(context_length=2048, slots=1))
+    spec = make_spec(options=EngineOptions(slots=1, threads=1))
+    return MainServerSpec(key=key, deployment="llama", spec=spec, placement=placement, model_path=str(model))
 
 
 def engine_key(key: ProcessKey) -> str:
@@ -50,10 +51,11 @@ def engine_key(key: ProcessKey) -> str:
     return f"secret-of-{key.instance_id}-{key.incarnation}"
 
 
-def bundled_arguments(server: MainServerSpec) -> list[str]:
-    """A small main server: one slot of 2048 tokens on one thread."""
-    options = "-c 2048 -np 1 -t 1 -ngl 0 --device none -fit off --cache-ram 0 -lv 4 --no-ui --metrics"
-    return ["-m", server.model_path, "-a", server.deployment, *options.split(), "--host", "127.0.0.1", "--port", "0"]
+def bundled_arguments(server: MainServerSpec) -> Sequence[str]:
+    """What the agent gives to an engine on loopback."""
+    return main_server_arguments(
+        server.spec, server.placement, model_path=server.model_path, alias=server.deployment, pooling=server.pooling
+    )
 
 
 OpenSupervisor = Callable[..., AbstractAsyncContextManager[HostSupervisor]]

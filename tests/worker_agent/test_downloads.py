@@ -15,9 +15,9 @@ from huggingface_hub import try_to_load_from_cache
 
 from activities.ports import DownloadProgress, ModelSourceError
 from stoker.domain.models import ModelFile, ModelFiles, ModelSource
-from stoker.domain.units import GIB, KIB, MIB
+from stoker.domain.units import KIB, MIB
 from tests.fakes.hub import FakeHub
-from worker_agent.downloads import HubDownloads, free_space
+from worker_agent.downloads import HubDownloads
 
 pytestmark = pytest.mark.anyio
 TOKEN = "hf_of_this_test"
@@ -218,10 +218,6 @@ async def test_room_is_not_promised_twice(fake: FakeHub, cache: Path, environmen
         assert (await anext(first)).done == 0
         with pytest.raises(ModelSourceError, match=r"needs 3 MiB more .* beside 3 MiB for other downloads"):
             await collect(downloads, model(fake, "acme/big"))
-
-
-def test_free_space_of_a_folder_that_is_not_made_yet(tmp_path: Path) -> None:
-    assert 0 < free_space(tmp_path / "a/b/c") < 1024 * 1024 * GIB
 
 
 @pytest.mark.parametrize("fault", ["busy", "cut", "no ranges"])

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from stoker.domain.models import ModelFile
-from worker_agent.hub_cache import CachedRepo
+from stoker.domain.units import TIB
+from worker_agent.hub_cache import CachedRepo, free_space
 
 COMMIT, SHA256 = "0123456789" * 4, "ab" * 32
 
@@ -84,3 +85,7 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Path, "symlink_to", refuse)
     cached.link(file, SHA256)
     assert cached.holds(file)
+
+
+def test_free_space_of_a_folder_that_is_not_made_yet(tmp_path: Path) -> None:
+    assert 0 < free_space(tmp_path / "a/b/c") < 1024 * 1024 * TIB

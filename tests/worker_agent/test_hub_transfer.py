@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def test_what_the_disk_refuses(
 
     def refuse(part: PartialFile, block: bytes) -> None:
         if part.size >= MIB // 2:
-            raise OSError(number, __import__("os").strerror(number))
+            raise OSError(number, os.strerror(number))
         append(part, block)
 
     monkeypatch.setattr(PartialFile, "append", refuse)

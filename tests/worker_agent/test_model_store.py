@@ -27,6 +27,10 @@ def store(models: Path, tmp_path: Path) -> ModelStore:
     return HostModelStore([models], HubDownloads(tmp_path / "cache"))
 
 
+def sizes(paths: list[str]) -> list[int]:
+    return [Path(path).stat().st_size for path in paths]
+
+
 async def refusal(store: ModelStore, path: Path | str) -> ModelSourceError:
     with pytest.raises(ModelSourceError) as raised:
         await store.inspect(str(path))
@@ -49,10 +53,9 @@ async def test_a_file_is_read(store: ModelStore, models: Path) -> None:
 async def test_all_shards_are_read(store: ModelStore, models: Path) -> None:
     first = write_tiny_llama(models / "tiny.gguf", max_tensors_per_file=8)
     files, profile = await store.inspect(str(first))
-    shards = sorted(models.iterdir())
-    assert [file.path for file in files.files] == [str(shard) for shard in shards]
-    assert len(shards) == 3
-    assert files.size == sum(shard.stat().st_size for shard in shards)
+    shards = [str(first).replace("-00001-", f"-0000{number}-") for number in (1, 2, 3)]
+    assert [file.path for file in files.files] == shards
+    assert [file.size for file in files.files] == sizes(shards)
     assert profile.block_count == 2
     assert store.local_path(files) == str(first)
 
@@ -135,6 +138,14 @@ async def test_a_folder_is_no_file(store: ModelStore, models: Path) -> None:
     error = await refusal(store, models / "dir.gguf")
     assert error.code == "file_not_found"
     assert "not a regular file" in str(error)
+
+
+async def test_links_in_a_circle(store: ModelStore, models: Path) -> None:
+    (models / "a.gguf").symlink_to(models / "b.gguf")
+    (models / "b.gguf").symlink_to(models / "a.gguf")
+    error = await refusal(store, models / "a.gguf")
+    assert error.code == "file_not_found"
+    assert "symbolic links" in str(error)
 
 
 async def test_other_content(store: ModelStore, models: Path) -> None:

@@ -88,7 +88,12 @@ async def test_an_end_is_told_once(
         monkeypatch.setattr(os, "pidfd_open", _refuse)
     ended = asyncio.Event()
     told: list[int] = []
-    watch = ExitWatch(child.pid, birth_of(child.pid), lambda: (told.append(1), ended.set())[1])
+
+    def tell() -> None:
+        told.append(1)
+        ended.set()
+
+    watch = ExitWatch(child.pid, birth_of(child.pid), tell)
     await asyncio.sleep(0)
     assert told == []
     child.kill()

@@ -63,9 +63,8 @@ def test_no_order_of_observations_takes_a_process_back(observations: list[Observ
 
 def test_spawn_detaches_and_appends_to_its_log(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; print(os.getsid(0) == os.getpid(), os.getcwd(), dict(os.environ)['MARK'],"
-        " signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN, sys.stdin.read() == '');"
-        " print('to stderr', file=sys.stderr)"
+        "import os, sys; print('to stderr', file=sys.stderr, flush=True);"
+        " print(os.getsid(0) == os.getpid(), os.getcwd(), os.environ['MARK'], sys.stdin.read() == '')"
     )
     log_file = tmp_path / "log"
     log_file.write_text("before\n")
@@ -74,7 +73,15 @@ def test_spawn_detaches_and_appends_to_its_log(tmp_path: Path) -> None:
     first, command, *output = log_file.read_text().splitlines()
     assert first == "before"
     assert shlex.split(command)[1:] == [sys.executable, "-c", code]  # after the time
-    assert output == [f"True {tmp_path} x y True True", "to stderr"]
+    assert output == ["to stderr", f"True {tmp_path} x y True"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_spawn_keeps_sigpipe_ignored(tmp_path: Path) -> None:
+    pid = spawn(["grep", "SigIgn", "/proc/self/status"], {"PATH": os.environ["PATH"]}, tmp_path / "log", tmp_path)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    ignored = int((tmp_path / "log").read_text().split()[-1], 16)
+    assert ignored & 1 << (signal.SIGPIPE - 1)
 
 
 def test_spawn_does_not_write_through_a_link(tmp_path: Path) -> None:

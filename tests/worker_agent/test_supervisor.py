@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 from activities.ports import ProcessKey, ProcessPhase, ProcessStartError, ProcessStatus, ProcessSupervisor
+from stoker.domain.placement.types import DeviceShare
+from stoker.domain.workers import DeviceKind
 from tests.worker_agent.conftest import (
     KEY,
     FakeEngine,
@@ -141,6 +143,19 @@ async def test_a_missing_engine_is_said_at_once(
         assert not raised.value.retryable
         assert supervisor.statuses() == {}
         assert list((tmp_path / "state" / "processes").iterdir()) == []
+
+
+async def test_a_placement_that_no_command_line_can_say_is_refused(
+    open_supervisor: OpenSupervisor, tiny_model: Path
+) -> None:
+    server = make_server(tiny_model)
+    share = DeviceShare(device="gpu0", kind=DeviceKind.CUDA, layers=3, claim=0)  # without the engine's name for it
+    server = server.model_copy(update={"placement": server.placement.model_copy(update={"shares": (share,)})})
+    async with open_supervisor() as supervisor:
+        with pytest.raises(ProcessStartError, match="engine_name") as raised:
+            await supervisor.ensure_started(server)
+        assert not raised.value.retryable
+        assert supervisor.statuses() == {}
 
 
 async def test_a_key_that_would_lead_out_of_the_folder_is_refused(open_fake: OpenSupervisor, stage: Path) -> None:

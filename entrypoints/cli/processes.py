@@ -1,0 +1,275 @@
+"""`stoker up | server | control-plane | worker | migrate`: the processes themselves.
+
+Exit code 2 means: this process cannot run with these settings. A supervisor must not start it again.
+"""
+
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from entrypoints.cli.errors import CliError, ExitCode
+from entrypoints.cli.flags import pairs
+
+if TYPE_CHECKING:
+    from stoker.settings import Settings
+
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", metavar="PATH", help="Where Stoker keeps its database, secrets and logs.")
+]
+LogLevelOption = Annotated[str | None, typer.Option("--log-level", help="debug, info, warning or error.")]
+HostOption = Annotated[str | None, typer.Option("--host", help="The address that the API listens on.")]
+PortOption = Annotated[int | None, typer.Option("--port", help="The port of the API.")]
+OfferOption = Annotated[
+    list[str] | None,
+    typer.Option("--offer", metavar="DEVICE=SIZE", help="At most so much of a device, like cpu=2GiB. Repeatable."),
+]
+ReserveOption = Annotated[
+    str | None, typer.Option("--reserve", metavar="ram=SIZE,vram=SIZE", help="Memory kept free for the system.")
+]
+LabelOption = Annotated[
+    list[str] | None, typer.Option("--label", metavar="KEY=VALUE", help="A label of this worker. Repeatable.")
+]
+ModelDirOption = Annotated[
+    list[Path] | None,
+    typer.Option("--model-dir", exists=True, file_okay=False, help="Models may be served from here. Repeatable."),
+]
+LlamaServerOption = Annotated[
+    Path | None, typer.Option("--llama-server", metavar="PATH", help="Your own llama-server; else the bundled engine.")
+]
+
+
+def up(
+    data_dir: DataDirOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    temporal_port: Annotated[int | None, typer.Option(help="The port of the built-in Temporal server.")] = None,
+    temporal_ui_port: Annotated[int | None, typer.Option(help="The port of its UI.")] = None,
+    offer: OfferOption = None,
+    reserve: ReserveOption = None,
+    label: LabelOption = None,
+    model_dir: ModelDirOption = None,
+    llama_server: LlamaServerOption = None,
+    worker_name: Annotated[str | None, typer.Option(help="This machine's name as a worker.")] = None,
+    log_level: LogLevelOption = None,
+) -> None:
+    """Run everything on this machine, until Ctrl-C."""
+    settings = _settings(
+        "up",
+        {
+            "data_dir": data_dir,
+            "api.host": host,
+            "api.port": port,
+            "temporal.port": temporal_port,
+            "temporal.ui_port": temporal_ui_port,
+            "worker.offer": offer,
+            "worker.reserve": reserve,
+            "worker.labels": pairs("--label", label or ()),
+            "worker.model_dirs": _absolute(model_dir),
+            "worker.llama_server": _absolute_path(llama_server),
+            "worker.name": worker_name,
+            "log_level": log_level,
+        },
+    )
+
+    def start() -> Coroutine[Any, Any, int]:
+        from entrypoints.up import run_up
+
+        _check_limits(settings)
+        return run_up(settings)
+
+    raise typer.Exit(_run(start) or 0)
+
+
+def server(
+    host: HostOption = None, port: PortOption = None, data_dir: DataDirOption = None, log_level: LogLevelOption = None
+) -> None:
+    """Run the API and the OpenAI endpoint."""
+    settings = _settings("api", {"api.host": host, "api.port": port, "data_dir": data_dir, "log_level": log_level})
+
+    def start() -> Coroutine[Any, Any, None]:
+        from entrypoints.data_folder import server_secret
+        from entrypoints.server import run_server
+
+        _check_database(settings)
+        try:
+            server_secret(settings)
+        except ValueError as error:
+            raise CliError(f"STOKER_SECRET: {error}", code=ExitCode.USAGE) from error
+        return run_server(settings)
+
+    _run(start, fast_loop=True)
+
+
+def control_plane(data_dir: DataDirOption = None, log_level: LogLevelOption = None) -> None:
+    """Run the workflows that keep deployments alive."""
+    settings = _settings("control-plane", {"data_dir": data_dir, "log_level": log_level})
+
+    def start() -> Coroutine[Any, Any, None]:
+        from entrypoints.control_plane import run_control_plane
+
+        _check_database(settings)
+        return run_control_plane(settings)
+
+    _run(start)
+
+
+def worker(
+    server: Annotated[str | None, typer.Option("--server", metavar="URL", help="The API to join.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="This worker's name; else the host's.")] = None,
+    address: Annotated[str | None, typer.Option("--address", help="Where the API reaches this host.")] = None,
+    offer: OfferOption = None,
+    reserve: ReserveOption = None,
+    label: LabelOption = None,
+    model_dir: ModelDirOption = None,
+    llama_server: LlamaServerOption = None,
+    data_dir: DataDirOption = None,
+    log_level: LogLevelOption = None,
+) -> None:
+    """Run the agent of this GPU host.
+
+    The join token comes from STOKER_WORKER__JOIN_TOKEN or from the file named by STOKER_WORKER__JOIN_TOKEN_FILE.
+    """
+    settings = _settings(
+        "worker",
+        {
+            "worker.server": server,
+            "worker.name": name,
+            "worker.address": address,
+            "worker.offer": offer,
+            "worker.reserve": reserve,
+            "worker.labels": pairs("--label", label or ()),
+            "worker.model_dirs": _absolute(model_dir),
+            "worker.llama_server": _absolute_path(llama_server),
+            "data_dir": data_dir,
+            "log_level": log_level,
+        },
+    )
+
+    def start() -> Coroutine[Any, Any, None]:
+        from entrypoints.worker import run_worker
+
+        _check_limits(settings)
+        return run_worker(settings)
+
+    _run(start)
+
+
+def migrate(data_dir: DataDirOption = None, log_level: LogLevelOption = None) -> None:
+    """Bring the database to this version's tables."""
+    settings = _settings("migrate", {"data_dir": data_dir, "log_level": log_level})
+    _check_database(settings)
+
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from stoker.storage.engine import Database
+    from stoker.storage.migrate import migrate as migrate_tables
+
+    try:
+        database = Database(settings.database_url)
+        migrate_tables(database)
+        database.close()
+    except SQLAlchemyError as error:
+        raise CliError(f"the database cannot be migrated: {_cause(error)}") from error
+    typer.echo("The database has this version's tables.")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    for command in (up, server, control_plane, worker, migrate):
+        app.command()(command)
+
+
+def _settings(process: str, flags: Mapping[str, Any]) -> "Settings":
+    """The settings, a data folder that can be written, and logs that name the process."""
+    from entrypoints.cli.settings_flags import settings_from
+    from stoker.logging import configure_logging
+
+    settings = settings_from(flags)
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise CliError(
+            f"the data folder {settings.data_dir} cannot be made: {error.strerror}",
+            code=ExitCode.USAGE,
+            hint="choose another with --data-dir or STOKER_DATA_DIR",
+        ) from error
+    configure_logging(process, settings.log_level)
+    return settings
+
+
+def _run(start: Callable[[], Coroutine[Any, Any, Any]], *, fast_loop: bool = False) -> Any:
+    """Runs what `start` makes until it ends. What cannot run as it was told becomes exit code 2."""
+    import asyncio
+
+    from sqlalchemy.exc import OperationalError, ProgrammingError
+
+    refusals = _refusals()
+    loop_factory = None
+    if fast_loop and sys.platform != "win32":
+        import uvloop
+
+        loop_factory = uvloop.new_event_loop
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(start())
+    except refusals as error:
+        raise CliError(str(error), code=ExitCode.USAGE) from error
+    except (OperationalError, ProgrammingError) as error:
+        if "no such table" in str(error) or isinstance(error, ProgrammingError):
+            raise CliError(
+                "the database does not have this version's tables", code=ExitCode.USAGE, hint="run `stoker migrate`"
+            ) from error
+        raise CliError(f"the database does not answer: {_cause(error)}") from error
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What a process raises when starting it again cannot help."""
+    from entrypoints.server import PortTakenError
+    from entrypoints.up import CannotStartError
+    from stoker.temporal import TemporalUnreachableError
+    from worker_agent.control_api import JoinRefusedError
+    from worker_agent.engines import EngineError
+
+    return (PortTakenError, CannotStartError, TemporalUnreachableError, JoinRefusedError, EngineError)
+
+
+def _check_limits(settings: "Settings") -> None:
+    from worker_agent.limits import parse_offers, parse_reserves
+
+    try:
+        parse_offers(settings.worker.offer)
+        parse_reserves(settings.worker.reserve)
+    except ValueError as error:
+        raise CliError(str(error), code=ExitCode.USAGE) from error
+
+
+def _check_database(settings: "Settings") -> None:
+    """The URL is not repeated in the message: it may hold a password."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        kind = make_url(settings.database_url).get_backend_name()
+    except ArgumentError:
+        kind = "no database URL"
+    if kind not in ("sqlite", "postgresql"):
+        raise CliError(
+            f"STOKER_DATABASE__URL is {kind}: write sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME",
+            code=ExitCode.USAGE,
+        )
+
+
+def _cause(error: Exception) -> str:
+    """The first line of what the database's driver said."""
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+
+
+def _absolute(paths: list[Path] | None) -> list[Path]:
+    return [path.expanduser().absolute() for path in paths or ()]
+
+
+def _absolute_path(path: Path | None) -> Path | None:
+    return path.expanduser().absolute() if path is not None else None

@@ -1,0 +1,250 @@
+"""A fake engine: an HTTP server that answers byte for byte what its script says, right or wrong.
+
+In a test: `async with FakeEngine(script, …) as engine`, where the n-th request gets the n-th script and all further
+ones the last. As a program, for trying things by hand: `python -m tests.fakes.engine PORT SCENARIO`.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Self
+
+
+@dataclass(frozen=True)
+class Send:
+    """Writes `data`, in pieces of `every` bytes if given, each on its way before the next."""
+
+    data: bytes
+    every: int = 0
+
+
+@dataclass(frozen=True)
+class Endless:
+    """Writes `data` again and again until the client has gone."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Waits until the test opens it; a client that goes meanwhile ends the script."""
+
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True)
+class Hang:
+    """Says nothing more, until the client has gone."""
+
+
+@dataclass(frozen=True)
+class Close:
+    """Closes the connection; `reset`: rudely, so that what is on the way is lost."""
+
+    reset: bool = False
+
+
+Step = Send | Endless | Gate | Hang | Close
+Script = list[Step]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asked."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class FakeEngine:
+    """Listens on a port of its own on the loopback."""
+
+    def __init__(self, *scripts: Script, before_body: asyncio.Event | None = None) -> None:
+        """`before_body`: the bodies of requests are not read until it is set."""
+        self.requests: list[Request] = []
+        self.connections = 0  # ever made
+        self.gone = 0  # clients that closed while their answer was not whole
+        self.written = 0  # bytes taken by the sockets, of all answers
+        self._scripts = scripts
+        self._before_body = before_body
+        self._changed = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=1 << 20)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        host, port = self._server.sockets[0].getsockname()[:2]
+        return host, port
+
+    async def until(self, condition: Callable[["FakeEngine"], bool], timeout: float = 10) -> None:
+        """Waits until `condition` holds, looked at after every request and every client that goes."""
+        async with asyncio.timeout(timeout), self._changed:
+            await self._changed.wait_for(lambda: condition(self))
+
+    def stop_listening(self) -> None:
+        """No new connections from here on; those that are there go on."""
+        self._server.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self.connections += 1
+        try:
+            while (request := await self._read_request(reader)) is not None:
+                self.requests.append(request)
+                await self._notify()
+                script = self._scripts[min(len(self.requests), len(self._scripts)) - 1]
+                if not await self._play(script, reader, writer):
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError):
+            self.gone += 1
+            await self._notify()
+        finally:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def _read_request(self, reader: asyncio.StreamReader) -> Request | None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError as error:
+            if error.partial:
+                raise
+            return None
+        first, *lines = head.decode("latin-1").split("\r\n")
+        method, path, _ = first.split(" ")
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines) if name}
+        if self._before_body is not None:
+            await self._before_body.wait()
+        return Request(method, path, headers, await reader.readexactly(int(headers.get("content-length", "0"))))
+
+    async def _play(self, script: Script, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Whether the connection goes on afterwards."""
+        for step in script:
+            match step:
+                case Send(data, every):
+                    size = every or len(data)
+                    for start in range(0, len(data), size):
+                        await self._write(writer, data[start : start + size])
+                        if every:
+                            await asyncio.sleep(0)
+                case Endless(data):
+                    while not reader.at_eof():
+                        await self._write(writer, data)
+                        await asyncio.sleep(0)
+                    raise ConnectionError
+                case Gate(event):
+                    await self._wait_or_gone(event.wait(), reader)
+                case Hang():
+                    await self._wait_or_gone(asyncio.Event().wait(), reader)
+                case Close(reset):
+                    if reset:
+                        writer.transport.abort()
+                    return False
+        return True
+
+    async def _write(self, writer: asyncio.StreamWriter, data: bytes) -> None:
+        writer.write(data)
+        await writer.drain()
+        if writer.is_closing():
+            raise ConnectionError
+        self.written += len(data)
+
+    async def _wait_or_gone(self, wait: object, reader: asyncio.StreamReader) -> None:
+        waiting = asyncio.ensure_future(wait)  # type: ignore[call-overload]
+        going = asyncio.ensure_future(reader.read(1))
+        try:
+            await asyncio.wait({waiting, going}, return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise ConnectionError
+        finally:
+            waiting.cancel()
+            going.cancel()
+            await asyncio.gather(waiting, going, return_exceptions=True)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+# --- answers ---
+
+
+def answer(body: bytes, status: str = "200 OK", content_type: str = "application/json", *extra: str) -> bytes:
+    """A whole, valid answer."""
+    head = [f"HTTP/1.1 {status}", f"Content-Type: {content_type}", f"Content-Length: {len(body)}", *extra]
+    return "\r\n".join(head).encode() + b"\r\n\r\n" + body
+
+
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+STREAM_END = b"0\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of a chunked body."""
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def delta(text: str) -> bytes:
+    """An event of a streamed chat completion."""
+    return (
+        b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}],"object":"chat.completion.chunk"}\n\n' % text.encode()
+    )
+
+
+DONE = b"data: [DONE]\n\n"
+
+SCENARIOS: dict[str, Script] = {
+    "ok": [Send(answer(b'{"choices":[{"index":0,"message":{"role":"assistant","content":"hi"}}],"usage":{}}'))],
+    "stream": [Send(STREAM_HEAD + chunk(delta("hi")) + chunk(DONE) + STREAM_END)],
+    "slow-stream": [Send(STREAM_HEAD + chunk(delta("hi")) + chunk(DONE) + STREAM_END, every=1)],
+    "endless-stream": [Send(STREAM_HEAD), Endless(chunk(delta("hi")))],
+    "hang": [Hang()],
+    "hang-mid-stream": [Send(STREAM_HEAD + chunk(delta("hi"))), Hang()],
+    "die-mid-stream": [Send(STREAM_HEAD + chunk(delta("hi"))), Close()],
+    "close": [Close()],
+    "reset": [Close(reset=True)],
+    "endless-headers": [Send(b"HTTP/1.1 200 OK\r\n"), Endless(b"X-More: more\r\n")],
+    "garbage": [Send(b"what?\r\n\r\n")],
+    "short": [Send(answer(b"{}").replace(b"Length: 2", b"Length: 20")), Close()],
+    "loading": [
+        Send(
+            answer(
+                b'{"error":{"message":"Loading model","type":"unavailable_error","code":503}}',
+                "503 Service Unavailable",
+            )
+        )
+    ],
+    "error": [Send(answer(b'{"error":{"code":500,"message":"boom","type":"server_error"}}', "500 Oops"))],
+}
+
+
+async def _main(port: int, scenario: str) -> None:
+    engine = FakeEngine(SCENARIOS[scenario])
+    server = await asyncio.start_server(engine._connected, "127.0.0.1", port, limit=1 << 20)
+    host, bound = server.sockets[0].getsockname()[:2]
+    print(f"listening on http://{host}:{bound}", flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_main(int(sys.argv[1]), sys.argv[2]))

@@ -1,0 +1,35 @@
+"""A part of a file: what is there is kept, and its checksum is that of all of it."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from stoker.domain.units import MIB
+from worker_agent.partial_file import PartialFile
+
+
+@pytest.mark.parametrize("before", [b"", b"abc", bytes(3 * MIB)])
+def test_appending_goes_on_from_what_is_there(tmp_path: Path, before: bytes) -> None:
+    path = tmp_path / "part"
+    path.write_bytes(before)
+    reads: list[None] = []
+    with PartialFile(path, on_read=lambda: reads.append(None)) as part:
+        assert part.size == len(before)
+        part.append(b"def")
+        part.append(b"ghi")
+        part.sync()
+        assert path.read_bytes() == before + b"defghi"
+        assert part.size == len(before) + 6
+        assert part.sha256 == hashlib.sha256(before + b"defghi").hexdigest()
+    assert len(reads) == -(-len(before) // MIB)
+
+
+def test_a_new_file_and_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "part"
+    with PartialFile(path, on_read=lambda: None) as part:
+        part.append(b"wrong")
+        part.restart()
+        part.append(b"right!")
+        assert (part.size, part.sha256) == (6, hashlib.sha256(b"right!").hexdigest())
+    assert path.read_bytes() == b"right!"

@@ -1,0 +1,54 @@
+"""One cluster a test, and the histories of what happened in it."""
+
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from temporalio.client import Client
+
+from stoker.domain.models import ModelSource
+from stoker.domain.units import GIB
+from stoker.domain.workers import Device, DeviceKind, Engine, EngineKind, Worker
+from tests.builders import write_tiny_llama
+from tests.cluster import Cluster, temporal
+
+HISTORIES = Path(__file__).parent.parent / "histories"
+
+
+def cpu_host(name: str, total: int = 8 * GIB) -> Worker:
+    """A host that offers `total` bytes of RAM and nothing else."""
+    return Worker(
+        name=name,
+        devices=(Device(id="cpu", kind=DeviceKind.CPU, name="test CPU", total=total),),
+        engine=Engine(kind=EngineKind.BUNDLED, version="test"),
+    )
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
+    """Control plane and database; hosts are added by the test. RECORD_HISTORIES=1 keeps what happened for replay."""
+    async with temporal() as environment:
+        async with Cluster(environment.client, tmp_path) as running:
+            yield running
+        if os.environ.get("RECORD_HISTORIES"):
+            await _record(environment.client, request.node.originalname)
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> ModelSource:
+    """A model of some hundred kilobytes that the real engine loads in a blink."""
+    path = tmp_path / "tiny.gguf"
+    write_tiny_llama(path)
+    return ModelSource.parse(f"file:{path}")
+
+
+async def _record(client: Client, name: str) -> None:
+    HISTORIES.mkdir(exist_ok=True)
+    async for execution in client.list_workflows():
+        history = await client.get_workflow_handle(execution.id, run_id=execution.run_id).fetch_history()
+        kind = f"{execution.workflow_type}-{execution.status.name if execution.status else 'UNKNOWN'}".lower()
+        number = len(list(HISTORIES.glob(f"{name}.{kind}.*.json")))
+        path = HISTORIES / f"{name}.{kind}.{number}.json"
+        path.write_text(json.dumps({"id": execution.id, "history": json.loads(history.to_json())}, indent=1) + "\n")
