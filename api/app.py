@@ -82,5 +82,3 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
     app.include_router(v1)
     app.include_router(health.router)
     return app
-
-

@@ -108,9 +108,7 @@ def _model(
             instance_id=instance.instance_id,
             host=workers[instance.placement.worker].worker.address,
             port=instance.port,
-            api_key=engine_key(
-                engine_secrets[instance.placement.worker], instance.instance_id, instance.incarnation
-            ),
+            api_key=engine_key(engine_secrets[instance.placement.worker], instance.instance_id, instance.incarnation),
             slots=instance.placement.estimate.slots,
         )
         for instance in instances

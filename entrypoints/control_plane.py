@@ -70,4 +70,6 @@ async def run_control_plane(settings: Settings) -> None:
         log.info("control_plane_ready", queue=CONTROL_QUEUE)
         await stop.wait()
     database.close()
-    await asyncio.sleep(0.1)  # lets the SDK's threads end: without it the interpreter may crash at exit (sdk-python #300)
+    await asyncio.sleep(
+        0.1
+    )  # lets the SDK's threads end: without it the interpreter may crash at exit (sdk-python #300)

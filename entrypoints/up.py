@@ -246,7 +246,11 @@ def _check_ports(settings: Settings, own_temporal: bool) -> None:
     wanted = [(settings.api.host, settings.api.port, "the API: --port, STOKER_API__PORT")]
     if own_temporal:
         wanted += [
-            ("127.0.0.1", settings.temporal.port, "Temporal: --temporal-port, or use the one there with TEMPORAL_ADDRESS"),
+            (
+                "127.0.0.1",
+                settings.temporal.port,
+                "Temporal: --temporal-port, or use the one there with TEMPORAL_ADDRESS",
+            ),
             ("127.0.0.1", settings.temporal.ui_port, "Temporal's UI: --temporal-ui-port"),
         ]
     for host, port, what in wanted:
@@ -275,7 +279,9 @@ async def _answers(settings: Settings) -> bool:
                     await asyncio.sleep(0.05)
         except TimeoutError:
             logs = settings.data_dir / "logs"
-            raise CannotStartError(f"the system did not come up within {READY_WITHIN_SECONDS:.0f} s: see {logs}") from None
+            raise CannotStartError(
+                f"the system did not come up within {READY_WITHIN_SECONDS:.0f} s: see {logs}"
+            ) from None
 
 
 async def _first_of(*awaitables: Any) -> Any:

@@ -69,7 +69,9 @@ async def temporal(*, time_skipping: bool = False) -> AsyncIterator[WorkflowEnvi
         yield environment
     finally:
         await environment.shutdown()
-        await asyncio.sleep(0.1)  # lets the SDK's threads end: without it the interpreter may crash at exit (sdk-python #300)
+        await asyncio.sleep(
+            0.1
+        )  # lets the SDK's threads end: without it the interpreter may crash at exit (sdk-python #300)
 
 
 class Cluster:
@@ -80,6 +82,7 @@ class Cluster:
         self.database = Database(f"sqlite:///{folder / 'stoker.db'}")
         self.ledger = ClaimLedger(self.database, utc_now)
         self._stack = AsyncExitStack()
+        self._agents: dict[str, AsyncExitStack] = {}
 
     async def __aenter__(self) -> "Cluster":
         migrate(self.database)
@@ -111,29 +114,35 @@ class Cluster:
         return self
 
     async def __aexit__(self, *exception: object) -> None:
+        for name in tuple(self._agents):
+            await self.stop_agent(name)
         await self._stack.aclose()
+        with self.database.read() as session:
+            hosts = [status.worker.name for status in Workers(session, utc_now()).all()]
+        for name in hosts:  # also those that ran without an agent at the end
+            async with self._supervisor(name) as supervisor:
+                await supervisor.reap(keep=())
         self.database.close()
 
     async def add_host(self, worker: Worker) -> HostSupervisor:
         """Joins a host and lets it take work."""
         with self.database.write() as session:
             Workers(session, utc_now()).join(worker, credential_hash="", engine_secret=ENGINE_SECRET)
-        reporting = asyncio.create_task(self._report(worker))
-        self._stack.callback(reporting.cancel)
-        supervisor = await self._stack.enter_async_context(self.supervisor(worker.name))
-        self._stack.push_async_callback(supervisor.reap, keep=())  # when the queues are let go of, the engines end
+        return await self.start_agent(worker)
+
+    async def start_agent(self, worker: Worker) -> HostSupervisor:
+        """A host's agent: adopts what an earlier one left running, takes work, reports."""
+        agent = self._agents[worker.name] = AsyncExitStack()
+        supervisor = await agent.enter_async_context(self._supervisor(worker.name))
         servers = ServerActivities(supervisor)
-        downloads = DownloadActivities(
-            HostModelStore((self.folder, *self.model_dirs), HubDownloads(self.folder / "hub")), ProgressBoard().show
-        )
+        store = HostModelStore([self.folder], HubDownloads(self.folder / "hub"))
+        downloads = DownloadActivities(store, ProgressBoard().show)
+        control = [servers.serve_main, servers.drain_main, servers.kill_process, downloads.inspect_file]
         for queue, activities in (
-            (
-                worker_queue(worker.name),
-                [servers.serve_main, servers.drain_main, servers.kill_process, downloads.inspect_file],
-            ),
+            (worker_queue(worker.name), control),
             (download_queue(worker.name), [downloads.fetch_model]),
         ):
-            await self._stack.enter_async_context(
+            await agent.enter_async_context(
                 TemporalWorker(
                     self.client,
                     task_queue=queue,
@@ -143,7 +152,13 @@ class Cluster:
                     graceful_shutdown_timeout=timedelta(0),
                 )
             )
+        reporting = asyncio.create_task(self._report(worker))
+        agent.callback(reporting.cancel)
         return supervisor
+
+    async def stop_agent(self, name: str) -> None:
+        """The host's agent goes; what it started goes on."""
+        await self._agents.pop(name).aclose()
 
     async def _report(self, worker: Worker) -> None:
         while True:
@@ -151,10 +166,7 @@ class Cluster:
             with self.database.write() as session:
                 Workers(session, utc_now()).report(worker)
 
-    model_dirs: tuple[Path, ...] = ()
-
-    def supervisor(self, worker: str) -> HostSupervisor:
-        """A supervisor of that host's processes; a second one adopts what the first started."""
+    def _supervisor(self, worker: str) -> HostSupervisor:
         return HostSupervisor(
             engine=BundledEngine(),
             state_dir=self.folder / worker,

@@ -43,7 +43,9 @@ class ControlApi:
     async def join(self, report: WorkerReport) -> JoinAnswer:
         """Joins with the token. Raises JoinRefusedError, ServerAwayError."""
         if not self._join_token:
-            raise JoinRefusedError("no join token: set STOKER_WORKER__JOIN_TOKEN_FILE to the server's `join-token` file")
+            raise JoinRefusedError(
+                "no join token: set STOKER_WORKER__JOIN_TOKEN_FILE to the server's `join-token` file"
+            )
         response = await self._post("join", report, self._join_token)
         if response.status_code in (401, 403, 422):
             raise JoinRefusedError(_detail(response))

@@ -55,8 +55,8 @@ class ModelTransfer:
     def __init__(self, request: DownloadRequest, report: Callable[[int], None]) -> None:
         self._request = request
         self._repo = CachedRepo(request.cache_dir, request.repo, request.revision)
-        self._report_total = report
-        self._finished = 0  # bytes of the files that are here
+        self._report = report
+        self._there = {file.path: self._repo.bytes_on_disk(file) for file in request.files}
 
     def run(self) -> None:
         """Returns when all files are there. Raises ModelSourceError."""
@@ -64,16 +64,16 @@ class ModelTransfer:
             for file in self._request.files:
                 if not self._repo.holds(file):
                     self._fetch(file)
-                self._finished += file.size
-                self._report(0)
+                self._note(file, file.size)
         except HUB_FAILURES as error:
             raise hub_error(error, repo=self._request.repo, endpoint=constants.ENDPOINT, asker="worker") from error
         except OSError as error:
             raise _disk_error(error, self._request.cache_dir) from error
 
-    def _report(self, current: int) -> None:
-        """Tells that `current` bytes of the file in work are on disk."""
-        self._report_total(self._finished + current)
+    def _note(self, file: ModelFile, there: int) -> None:
+        """Takes down, and reports, that `there` bytes of the file are on disk."""
+        self._there[file.path] = there
+        self._report(sum(self._there.values()))
 
     def _fetch(self, file: ModelFile) -> None:
         etag = self._etag(file)
@@ -118,7 +118,7 @@ class ModelTransfer:
                     now_there = max((path.stat().st_size for path in self._repo.blobs.glob(f"{etag}*")), default=0)
                     if now_there != arrived:
                         last_change, arrived = time.monotonic(), now_there
-                    self._report(min(arrived, file.size))
+                    self._note(file, min(arrived, file.size))
                 else:
                     yield self._repo.partial(etag)
                     return
@@ -129,7 +129,7 @@ class ModelTransfer:
     def _complete(self, file: ModelFile, sha256: str, path: Path) -> None:
         """Makes the part at `path` the whole file. Raises ModelSourceError, HUB_FAILURES and OSError."""
         try:
-            with PartialFile(path, on_read=lambda: self._report(0)) as part:
+            with PartialFile(path, on_read=lambda size: self._note(file, size)) as part:
                 resumed = part.size > 0
                 self._patiently(lambda: self._receive(file, part), progress=lambda: part.size)
                 if resumed and not _is_right(part, file, sha256):  # what a crash of the host left may be anything
@@ -162,7 +162,7 @@ class ModelTransfer:
                 part.restart()
             for block in response.iter_bytes():  # as it comes: what a larger block still waits for is lost on failure
                 part.append(block)
-                self._report(part.size)
+                self._note(file, part.size)
                 if part.size > file.size:
                     return
         if part.size < file.size:
@@ -179,7 +179,6 @@ class ModelTransfer:
                 failures = 1 if progress() > before else failures + 1
                 if not is_passing(error) or failures > len(RETRY_PAUSES):
                     raise
-            self._report(before)
             time.sleep(RETRY_PAUSES[failures - 1])
 
 

@@ -130,9 +130,11 @@ def head(path: Path, lines: int) -> list[str]:
         return [_text(line) for line in islice(file, lines)]
 
 
-def tail(path: Path, lines: int) -> list[str]:
-    """The last `lines` lines of a file. Raises OSError."""
+def tail(path: Path, lines: int, within: int | None = None) -> list[str]:
+    """The last `lines` lines of a file, looked for in its last `within` bytes. Raises OSError."""
     with path.open("rb") as file:
+        if within is not None:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - within))
         return [_text(line) for line in deque(file, maxlen=lines)]
 
 

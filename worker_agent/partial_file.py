@@ -12,16 +12,17 @@ from stoker.domain.units import MIB
 class PartialFile:
     """What is at `path` already is kept and gone on from; use it in a `with`. Every call may raise OSError.
 
-    `on_read` is called while old content is read for its checksum, now and then: that can take minutes.
+    `on_read` is called with the file's size, again and again, while old content is read for its checksum: with a large
+    model that takes minutes.
     """
 
-    def __init__(self, path: Path, on_read: Callable[[], None]) -> None:
+    def __init__(self, path: Path, on_read: Callable[[int], None]) -> None:
         self._digest = hashlib.sha256()
         self._file = path.open("r+b" if path.exists() else "w+b")
+        self.size = os.fstat(self._file.fileno()).st_size
         while block := self._file.read(MIB):
             self._digest.update(block)
-            on_read()
-        self.size = self._file.tell()
+            on_read(self.size)
 
     @property
     def sha256(self) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -17,13 +18,14 @@ def birth_of(pid: int) -> str:
     """What tells a process from any other that had or will have its pid; empty: there is none.
 
     On Linux the boot id and the start time in clock ticks (/proc/PID/stat, field 22; proc_pid_stat(5)). Unlike
-    psutil's create_time, which is used elsewhere, they stay the same when the host's clock is set.
+    psutil's create_time, which is used elsewhere, they stay the same when the host's clock is set. Raises OSError
+    when the kernel does not say (too many open files, say): that is no answer, and not the same as "none".
     """
     return _look(pid)[0]
 
 
 def is_alive(pid: int, birth: str) -> bool:
-    """Whether the process of that pid and birth still runs. A zombie does not."""
+    """Whether the process of that pid and birth still runs. A zombie does not. Raises OSError as `birth_of` does."""
     return pid > 0 and birth != "" and _look(pid) == (birth, True)
 
 
@@ -33,11 +35,17 @@ if sys.platform == "linux":
         """The birth of the process and whether it runs; a zombie has a birth still."""
         try:
             stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-            boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        except OSError:
+        except (FileNotFoundError, ProcessLookupError):
             return "", False
         fields = stat.rpartition(")")[2].split()  # the name, in brackets, may hold spaces: state is the first after it
-        return f"{boot}:{fields[19]}", fields[0] not in "ZX"
+        return f"{_boot_id()}:{fields[19]}", fields[0] not in "ZX"
+
+    @functools.cache
+    def _boot_id() -> str:
+        try:
+            return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        except FileNotFoundError:  # hidden by the container
+            return ""
 
 else:
 
@@ -63,7 +71,7 @@ def listening_port(pid: int) -> int:
     """The lowest TCP port that the process listens on; 0 while there is none. The kernel's word, not the log's."""
     try:
         sockets = psutil.Process(pid).net_connections(kind="tcp")
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return 0
     return min((one.laddr.port for one in sockets if one.status == psutil.CONN_LISTEN), default=0)
 
@@ -72,7 +80,7 @@ def resident_bytes(pid: int) -> int:
     """Bytes of RAM that the process holds, mapped files included; 0 when it is gone."""
     try:
         return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
+    except (psutil.Error, OSError):
         return 0
 
 
@@ -104,13 +112,14 @@ class ExitWatch:
         self._loop = asyncio.get_running_loop()
         self._pidfd = -1
         self._poll: asyncio.Task[None] | None = None
-        if sys.platform == "linux":
-            with contextlib.suppress(OSError):  # gone already, or a kernel or sandbox without pidfds
-                self._pidfd = os.pidfd_open(pid)
-        if self._pidfd < 0 or not is_alive(pid, birth):  # asked after opening: from there on the pid is pinned
-            self._poll = self._loop.create_task(self._look(pid, birth))
-        else:
+        pinned = False
+        with contextlib.suppress(OSError):  # it is gone, or the kernel or a sandbox knows no pidfds
+            self._pidfd = _pidfd_open(pid)
+            pinned = is_alive(pid, birth)  # asked after opening: from there on its pid cannot become another's
+        if pinned:
             self._loop.add_reader(self._pidfd, self._fire)
+        else:
+            self._poll = self._loop.create_task(self._until_gone(pid, birth))
 
     def close(self) -> None:
         """Stops watching; nothing is called afterwards. May be repeated."""
@@ -121,11 +130,23 @@ class ExitWatch:
             os.close(self._pidfd)
             self._pidfd = -1
 
-    async def _look(self, pid: int, birth: str) -> None:
-        while is_alive(pid, birth):  # noqa: ASYNC110 - nobody would set an Event
+    async def _until_gone(self, pid: int, birth: str) -> None:
+        while self._may_live(pid, birth):  # noqa: ASYNC110 - nobody would set an Event
             await asyncio.sleep(_POLL_SECONDS)
         self._fire()
+
+    def _may_live(self, pid: int, birth: str) -> bool:
+        try:
+            return is_alive(pid, birth)
+        except OSError:
+            return True
 
     def _fire(self) -> None:
         self.close()
         self._ended()
+
+
+def _pidfd_open(pid: int) -> int:
+    if sys.platform == "linux":
+        return os.pidfd_open(pid)
+    raise OSError("pidfds are Linux's")

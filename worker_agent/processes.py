@@ -22,6 +22,7 @@ import structlog
 
 from activities.ports import ProcessKey, ProcessPhase, ProcessStatus
 from stoker.domain.base import Value
+from stoker.domain.units import KIB
 from worker_agent.exits import explain_exit
 from worker_agent.logs import head, tail
 from worker_agent.pids import ExitWatch, listening_port, reap, resident_bytes, signal_group
@@ -131,14 +132,16 @@ class EngineProcess:
         self._watch = ExitWatch(self._record.pid, self._record.birth, self._on_end)
         if self._status.phase is not ProcessPhase.READY:
             self._readiness = asyncio.create_task(self._until_ready(), name=f"readiness of {self.log_file.stem}")
+            self._readiness.add_done_callback(_tell_failure)
 
-    def let_go(self) -> None:
+    async def let_go(self) -> None:
         """Stops watching; the process runs on."""
         if self._watch is not None:
             self._watch.close()
-        for task in (self._readiness, self._stopping):
-            if task is not None:
-                task.cancel()
+        tasks = [task for task in (self._readiness, self._stopping) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def changes(self) -> AsyncGenerator[ProcessStatus, None]:
         """The status now, then each time it differs from what was yielded last; EXITED comes last. For many readers."""
@@ -233,10 +236,15 @@ class EngineProcess:
         return "" if answer.status_code == httpx.codes.OK else f"/health to answer 200 instead of {answer.status_code}"
 
 
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("process_watch_failed", task=task.get_name(), exc_info=error)
+
+
 def exit_of(log_file: Path, code: int | None, *, was_ready: bool, stopped: bool = False) -> ProcessExit:
     """How a process ended, by its log and its exit code."""
     try:
-        lines = tail(log_file, 400) if was_ready else head(log_file, 4000)
+        lines = tail(log_file, 400, within=128 * KIB) if was_ready else head(log_file, 4000)
     except OSError as error:
         lines = []
         log.warning("process_log_not_readable", path=str(log_file), error=str(error))

@@ -79,8 +79,8 @@ class HostSupervisor:
 
     async def __aexit__(self, *_: object) -> None:
         self._housekeeper.cancel()
-        for process in self._processes.values():
-            process.let_go()
+        await asyncio.gather(self._housekeeper, return_exceptions=True)
+        await asyncio.gather(*(process.let_go() for process in self._processes.values()))
         await self._client.aclose()
 
     # --- the port -------------------------------------------------------------------------------------------
@@ -121,9 +121,9 @@ class HostSupervisor:
             return
         await process.stop()
         if self._processes.get(key) is process:
-            process.let_go()
-            self._records.forget(key)
             del self._processes[key]
+            self._records.forget(key)
+            await process.let_go()
 
     # --- for the agent --------------------------------------------------------------------------------------
 
@@ -134,17 +134,15 @@ class HostSupervisor:
     async def reap(
         self, keep: Collection[ProcessKey], among: Collection[ProcessKey] | None = None
     ) -> tuple[ProcessKey, ...]:
-        """Kills and forgets the processes that are not in `keep`; returns which.
+        """Kills and forgets the processes that are not in `keep`; returns which. One that cannot be killed is logged.
 
         `among`: those that the question behind `keep` was asked about. Others are younger than the answer, which
         says nothing of them. None: all.
         """
         asked = self._processes if among is None else among
         doomed = tuple(key for key in self._processes if key in asked and key not in keep)
-        for key in doomed:
-            log.info("process_reaped", instance=key.instance_id, incarnation=key.incarnation, role=key.role)
-        await asyncio.gather(*(self.kill(key) for key in doomed))
-        return doomed
+        await asyncio.gather(*(self._kill_or_say(key) for key in doomed))
+        return tuple(key for key in doomed if key not in self._processes)
 
     async def read_log(
         self, instance_id: InstanceId, incarnation: int | None, tail_lines: int, role: str = "main"
@@ -165,6 +163,12 @@ class HostSupervisor:
 
         async for line in self._logs.follow(path, tail_lines, ended):
             yield line
+
+    async def _kill_or_say(self, key: ProcessKey) -> None:
+        try:
+            await self.kill(key)
+        except TimeoutError as error:
+            log.error("process_not_killed", process=self._logs.path(key).stem, error=str(error))
 
     # --- one process ----------------------------------------------------------------------------------------
 
@@ -238,13 +242,16 @@ class HostSupervisor:
             await asyncio.wait_for(process.ended.wait(), settle_seconds)
         url = self._client.base_url.copy_with(port=process.status.port, path="/metrics")
         headers = {"Authorization": f"Bearer {self._engine_key(process.key)}"}
+        said = ""
         while not process.ended.is_set():
             try:
                 answer = await self._client.get(url, headers=headers)
                 if requests_in_work(answer.raise_for_status().text) == 0:
                     return
             except (httpx.HTTPError, ValueError) as error:  # too busy to answer: asked again, until the deadline
-                log.warning("drain_cannot_see", process=process.log_file.stem, error=str(error) or repr(error))
+                if said != repr(error):
+                    said = repr(error)
+                    log.warning("drain_cannot_see", process=process.log_file.stem, error=said)
             await asyncio.sleep(_DRAIN_POLL_SECONDS)
 
     async def _keep_house(self) -> None:

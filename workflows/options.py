@@ -47,7 +47,7 @@ FETCH = ActivityOptions(
 # itself is gone: nobody takes work from its queue (it is checked at every attempt and never retried).
 SERVE = ActivityOptions(
     start_to_close_timeout=timedelta(days=365),
-    schedule_to_start_timeout=timedelta(seconds=60),
+    schedule_to_start_timeout=timedelta(seconds=30),
     heartbeat_timeout=timedelta(seconds=30),
     retry_policy=RetryPolicy(initial_interval=timedelta(seconds=1), backoff_coefficient=1.0),
     cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,

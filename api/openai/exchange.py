@@ -191,7 +191,9 @@ class Exchange:
 
     def _watch_deadlines(self) -> None:
         """One timer for every deadline: it looks when the earliest could be due, so that bytes need not move it."""
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         now, phase = self._loop.time(), "idle" if self.status else "first_byte"
         due = self._heard_at + (self._timeouts.idle if self.status else self._timeouts.first_byte)
         if self._connection is not None and self._connection.read_paused:
@@ -221,6 +223,7 @@ class Exchange:
 
     def head_received(self, status: int, headers: list[Header]) -> None:
         self.status, self.headers = status, headers
+        self._watch_deadlines()  # another deadline holds from now on
         self._wake()
 
     def body_received(self, data: bytes) -> None:

@@ -4,9 +4,10 @@ Exit code 2 means: this process cannot run with these settings. A supervisor mus
 """
 
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -15,6 +16,8 @@ from entrypoints.cli.flags import pairs
 
 if TYPE_CHECKING:
     from stoker.settings import Settings
+
+T = TypeVar("T")
 
 DataDirOption = Annotated[
     Path | None, typer.Option("--data-dir", metavar="PATH", help="Where Stoker keeps its database, secrets and logs.")
@@ -72,15 +75,17 @@ def up(
             "worker.name": worker_name,
             "log_level": log_level,
         },
+        {"worker.name": "--worker-name"},
     )
+    _check_limits(settings)
+    _check_database(settings)
 
-    def start() -> Coroutine[Any, Any, int]:
-        from entrypoints.up import run_up
+    from entrypoints.up import CannotStartError, run_up
+    from stoker.temporal import TemporalUnreachableError
 
-        _check_limits(settings)
-        return run_up(settings)
-
-    raise typer.Exit(_run(start) or 0)
+    with _database_errors():
+        code = _run(run_up(settings), CannotStartError, TemporalUnreachableError)
+    raise typer.Exit(code)
 
 
 def server(
@@ -88,32 +93,24 @@ def server(
 ) -> None:
     """Run the API and the OpenAI endpoint."""
     settings = _settings("api", {"api.host": host, "api.port": port, "data_dir": data_dir, "log_level": log_level})
+    _check_database(settings)
+    _check_secret(settings)
 
-    def start() -> Coroutine[Any, Any, None]:
-        from entrypoints.data_folder import server_secret
-        from entrypoints.server import run_server
+    from entrypoints.server import PortTakenError, run_server
 
-        _check_database(settings)
-        try:
-            server_secret(settings)
-        except ValueError as error:
-            raise CliError(f"STOKER_SECRET: {error}", code=ExitCode.USAGE) from error
-        return run_server(settings)
-
-    _run(start, fast_loop=True)
+    with _database_errors():
+        _run(run_server(settings), PortTakenError, fast_loop=True)
 
 
 def control_plane(data_dir: DataDirOption = None, log_level: LogLevelOption = None) -> None:
     """Run the workflows that keep deployments alive."""
     settings = _settings("control-plane", {"data_dir": data_dir, "log_level": log_level})
+    _check_database(settings)
 
-    def start() -> Coroutine[Any, Any, None]:
-        from entrypoints.control_plane import run_control_plane
+    from entrypoints.control_plane import run_control_plane
+    from stoker.temporal import TemporalUnreachableError
 
-        _check_database(settings)
-        return run_control_plane(settings)
-
-    _run(start)
+    _run(run_control_plane(settings), TemporalUnreachableError)
 
 
 def worker(
@@ -147,14 +144,14 @@ def worker(
             "log_level": log_level,
         },
     )
+    _check_limits(settings)
 
-    def start() -> Coroutine[Any, Any, None]:
-        from entrypoints.worker import run_worker
+    from entrypoints.worker import run_worker
+    from stoker.temporal import TemporalUnreachableError
+    from worker_agent.control_api import JoinRefusedError
+    from worker_agent.engines import EngineError
 
-        _check_limits(settings)
-        return run_worker(settings)
-
-    _run(start)
+    _run(run_worker(settings), JoinRefusedError, EngineError, TemporalUnreachableError)
 
 
 def migrate(data_dir: DataDirOption = None, log_level: LogLevelOption = None) -> None:
@@ -162,17 +159,13 @@ def migrate(data_dir: DataDirOption = None, log_level: LogLevelOption = None) ->
     settings = _settings("migrate", {"data_dir": data_dir, "log_level": log_level})
     _check_database(settings)
 
-    from sqlalchemy.exc import SQLAlchemyError
-
     from stoker.storage.engine import Database
     from stoker.storage.migrate import migrate as migrate_tables
 
-    try:
+    with _database_errors():
         database = Database(settings.database_url)
         migrate_tables(database)
         database.close()
-    except SQLAlchemyError as error:
-        raise CliError(f"the database cannot be migrated: {_cause(error)}") from error
     typer.echo("The database has this version's tables.")
 
 
@@ -182,12 +175,12 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _settings(process: str, flags: Mapping[str, Any]) -> "Settings":
-    """The settings, a data folder that can be written, and logs that name the process."""
+def _settings(process: str, flags: Mapping[str, Any], names: Mapping[str, str] | None = None) -> "Settings":
+    """The settings, with a data folder and logs that name the process. `names`: flags that are called otherwise."""
     from entrypoints.cli.settings_flags import settings_from
     from stoker.logging import configure_logging
 
-    settings = settings_from(flags)
+    settings = settings_from(flags, names or {})
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -200,13 +193,10 @@ def _settings(process: str, flags: Mapping[str, Any]) -> "Settings":
     return settings
 
 
-def _run(start: Callable[[], Coroutine[Any, Any, Any]], *, fast_loop: bool = False) -> Any:
-    """Runs what `start` makes until it ends. What cannot run as it was told becomes exit code 2."""
+def _run(process: Coroutine[Any, Any, T], *refusals: type[Exception], fast_loop: bool = False) -> T:
+    """Runs the process until it ends. `refusals`: what it raises when starting it again cannot help."""
     import asyncio
 
-    from sqlalchemy.exc import OperationalError, ProgrammingError
-
-    refusals = _refusals()
     loop_factory = None
     if fast_loop and sys.platform != "win32":
         import uvloop
@@ -214,26 +204,27 @@ def _run(start: Callable[[], Coroutine[Any, Any, Any]], *, fast_loop: bool = Fal
         loop_factory = uvloop.new_event_loop
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            return runner.run(start())
+            return runner.run(process)
     except refusals as error:
         raise CliError(str(error), code=ExitCode.USAGE) from error
-    except (OperationalError, ProgrammingError) as error:
-        if "no such table" in str(error) or isinstance(error, ProgrammingError):
+
+
+@contextmanager
+def _database_errors() -> Iterator[None]:
+    """A database that is away is worth another try (exit code 1); one without our tables is not (2)."""
+    from sqlalchemy.exc import DBAPIError, ProgrammingError
+
+    try:
+        yield
+    except DBAPIError as error:
+        said = str(error.orig or error).strip().splitlines()[0]
+        if isinstance(error, ProgrammingError) or "no such table" in said:
             raise CliError(
-                "the database does not have this version's tables", code=ExitCode.USAGE, hint="run `stoker migrate`"
+                f"the database does not have this version's tables: {said}",
+                code=ExitCode.USAGE,
+                hint="run `stoker migrate`",
             ) from error
-        raise CliError(f"the database does not answer: {_cause(error)}") from error
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    """What a process raises when starting it again cannot help."""
-    from entrypoints.server import PortTakenError
-    from entrypoints.up import CannotStartError
-    from stoker.temporal import TemporalUnreachableError
-    from worker_agent.control_api import JoinRefusedError
-    from worker_agent.engines import EngineError
-
-    return (PortTakenError, CannotStartError, TemporalUnreachableError, JoinRefusedError, EngineError)
+        raise CliError(f"the database does not answer: {said}") from error
 
 
 def _check_limits(settings: "Settings") -> None:
@@ -244,6 +235,15 @@ def _check_limits(settings: "Settings") -> None:
         parse_reserves(settings.worker.reserve)
     except ValueError as error:
         raise CliError(str(error), code=ExitCode.USAGE) from error
+
+
+def _check_secret(settings: "Settings") -> None:
+    from entrypoints.data_folder import server_secret
+
+    try:
+        server_secret(settings)
+    except ValueError as error:
+        raise CliError(f"STOKER_SECRET: {error}", code=ExitCode.USAGE) from error
 
 
 def _check_database(settings: "Settings") -> None:
@@ -260,11 +260,6 @@ def _check_database(settings: "Settings") -> None:
             f"STOKER_DATABASE__URL is {kind}: write sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME",
             code=ExitCode.USAGE,
         )
-
-
-def _cause(error: Exception) -> str:
-    """The first line of what the database's driver said."""
-    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
 
 
 def _absolute(paths: list[Path] | None) -> list[Path]:

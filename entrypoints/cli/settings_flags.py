@@ -34,11 +34,14 @@ FLAGS: Mapping[str, str] = {
 _UNSHOWN = {"secret", "worker.join_token", "database.url"}  # may hold a secret: never repeated
 
 
-def settings_from(flags: Mapping[str, Any]) -> Settings:
+def settings_from(flags: Mapping[str, Any], names: Mapping[str, str] | None = None) -> Settings:
     """The settings with `flags` on top: values by dotted setting; None and empty ones were not given.
+
+    `names` are flags that a command calls otherwise than FLAGS does.
 
     Raises CliError (USAGE) that names each wrong setting, its value and what would be right.
     """
+    called = {**FLAGS, **(names or {})}
     given = {name: value for name, value in flags.items() if value not in (None, [], {})}
     config = os.environ.get("STOKER_CONFIG")
     if config and not Path(config).is_file():
@@ -46,12 +49,15 @@ def settings_from(flags: Mapping[str, Any]) -> Settings:
     try:
         return Settings(**_nested(given))
     except ValidationError as error:
-        messages = [_described(found["loc"], found["msg"], found["input"], given) for found in error.errors()]
+        flag_of = {name: called[name] for name in given}
+        messages = [_described(found["loc"], found["msg"], found["input"], flag_of) for found in error.errors()]
         raise CliError(*messages, code=ExitCode.USAGE) from error
     except SettingsError as error:
         raise CliError(*(_unparsed() or [str(error)]), code=ExitCode.USAGE) from error
     except tomllib.TOMLDecodeError as error:
-        raise CliError(f"the settings file {config or 'stoker.toml'} is no TOML: {error}", code=ExitCode.USAGE) from error
+        raise CliError(
+            f"the settings file {config or 'stoker.toml'} is no TOML: {error}", code=ExitCode.USAGE
+        ) from error
     except OSError as error:
         raise CliError(
             f"a settings file or secret cannot be read: {error.filename}: {error.strerror}", code=ExitCode.USAGE
@@ -69,10 +75,9 @@ def _nested(flags: Mapping[str, Any]) -> dict[str, Any]:
     return tables
 
 
-def _described(location: Sequence[int | str], message: str, value: object, flags: Mapping[str, Any]) -> str:
+def _described(location: Sequence[int | str], message: str, value: object, flag_of: Mapping[str, str]) -> str:
     setting = ".".join(part for part in location if isinstance(part, str))
-    variable = f"STOKER_{setting.replace('.', '__').upper()}"
-    name = FLAGS[setting] if setting in flags and setting in FLAGS else variable
+    name = flag_of.get(setting) or f"STOKER_{setting.replace('.', '__').upper()}"
     hidden = setting in _UNSHOWN or isinstance(value, SecretStr | dict) or setting not in dict(_settings())
     shown = "" if hidden else f"={value}"
     if "Extra inputs" in message:

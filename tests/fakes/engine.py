@@ -72,18 +72,29 @@ class FakeEngine:
         self._scripts = scripts
         self._before_body = before_body
         self._changed = asyncio.Condition()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._server: asyncio.Server
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=1 << 20)
+        await self.listen(0)
         return self
+
+    async def listen(self, port: int) -> None:
+        """Begins to listen."""
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", port, limit=1 << 20)
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for task in tuple(self._tasks):
+        for _ in range(3):  # connections that are accepted already become known within these turns of the loop
+            await asyncio.sleep(0)
+        for task in self._running:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._running, return_exceptions=True)
+        for writer in self._running.values():
+            writer.transport.abort()
+        for writer in self._running.values():
+            with suppress(ConnectionError):
+                await writer.wait_closed()
         await self._server.wait_closed()
 
     @property
@@ -101,12 +112,11 @@ class FakeEngine:
         """No new connections from here on; those that are there go on."""
         self._server.close()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._running[asyncio.get_running_loop().create_task(self._serve(reader, writer))] = writer
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while (request := await self._read_request(reader)) is not None:
                 self.requests.append(request)
@@ -119,8 +129,6 @@ class FakeEngine:
             await self._notify()
         finally:
             writer.close()
-            with suppress(ConnectionError):
-                await writer.wait_closed()
 
     async def _read_request(self, reader: asyncio.StreamReader) -> Request | None:
         try:
@@ -239,10 +247,9 @@ SCENARIOS: dict[str, Script] = {
 
 async def _main(port: int, scenario: str) -> None:
     engine = FakeEngine(SCENARIOS[scenario])
-    server = await asyncio.start_server(engine._connected, "127.0.0.1", port, limit=1 << 20)
-    host, bound = server.sockets[0].getsockname()[:2]
-    print(f"listening on http://{host}:{bound}", flush=True)
-    await server.serve_forever()
+    await engine.listen(port)
+    print("listening on http://{}:{}".format(*engine.address), flush=True)
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

@@ -58,12 +58,17 @@ def run(request: DownloadRequest) -> list[int]:
     return reports
 
 
-def test_progress_is_what_is_on_disk(request_: DownloadRequest, cached: CachedRepo) -> None:
+def test_progress_is_what_is_on_disk_of_all_files(request_: DownloadRequest, cached: CachedRepo, fake: FakeHub) -> None:
+    (fake.root / "acme/one/two.gguf").write_bytes(b"two")
+    two = ModelFile(path="two.gguf", size=3, sha256=hashlib.sha256(b"two").hexdigest())
+    request = request_.model_copy(update={"revision": fake.commit("acme/one"), "files": (FILE, two)})
     cached.blobs.mkdir(parents=True)
-    cached.partial(SHA256).write_bytes(CONTENT[: 512 * KIB])
-    reports = run(request_)
-    assert reports[-1] == MIB
-    assert [report for report in reports if report] == sorted(report for report in reports if report)
+    cached.blob(two.sha256).write_bytes(b"two")
+    cached.partial(SHA256).write_bytes(CONTENT[: MIB // 2])
+    reports = run(request)
+    assert reports[0] == MIB // 2 + 3
+    assert reports[-1] == MIB + 3
+    assert reports == sorted(reports)
 
 
 def test_a_hub_that_stays_away_is_given_up(

@@ -13,8 +13,8 @@ from worker_agent.partial_file import PartialFile
 def test_appending_goes_on_from_what_is_there(tmp_path: Path, before: bytes) -> None:
     path = tmp_path / "part"
     path.write_bytes(before)
-    reads: list[None] = []
-    with PartialFile(path, on_read=lambda: reads.append(None)) as part:
+    reads: list[int] = []
+    with PartialFile(path, on_read=reads.append) as part:
         assert part.size == len(before)
         part.append(b"def")
         part.append(b"ghi")
@@ -22,12 +22,12 @@ def test_appending_goes_on_from_what_is_there(tmp_path: Path, before: bytes) -> 
         assert path.read_bytes() == before + b"defghi"
         assert part.size == len(before) + 6
         assert part.sha256 == hashlib.sha256(before + b"defghi").hexdigest()
-    assert len(reads) == -(-len(before) // MIB)
+    assert reads == [len(before)] * -(-len(before) // MIB)
 
 
 def test_a_new_file_and_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "part"
-    with PartialFile(path, on_read=lambda: None) as part:
+    with PartialFile(path, on_read=lambda _: None) as part:
         part.append(b"wrong")
         part.restart()
         part.append(b"right!")

@@ -1,11 +1,13 @@
 """What the operating system says of real processes."""
 
 import asyncio
+import errno
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +52,18 @@ def test_a_zombie_is_not_alive(child: subprocess.Popen[bytes]) -> None:
     assert not is_alive(child.pid, birth)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_kernel_that_does_not_answer_is_not_taken_for_a_process_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    birth = birth_of(os.getpid())
+
+    def refuse(*_: object, **__: object) -> str:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        is_alive(os.getpid(), birth)
+
+
 def test_only_a_child_of_that_birth_is_reaped(child: subprocess.Popen[bytes]) -> None:
     birth = birth_of(child.pid)
     assert reap(child.pid, birth) is None
@@ -85,7 +99,7 @@ async def test_an_end_is_told_once(
     child: subprocess.Popen[bytes], pidfds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not pidfds:
-        monkeypatch.setattr(os, "pidfd_open", _refuse)
+        monkeypatch.setattr(os, "pidfd_open", _refuse, raising=False)
     ended = asyncio.Event()
     told: list[int] = []
 

@@ -1,0 +1,110 @@
+"""What a server's refusal, or its silence, means for whoever typed the command."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from entrypoints.cli.access import Access
+from entrypoints.cli.errors import CliError, ExitCode
+
+_CODES = {
+    "invalid_request": ExitCode.USAGE,
+    "invalid_request_error": ExitCode.USAGE,
+    "model_not_found": ExitCode.NOT_FOUND,
+    "file_not_found": ExitCode.NOT_FOUND,
+    "access_denied": ExitCode.NOT_ALLOWED,
+    "path_not_allowed": ExitCode.NOT_ALLOWED,
+}
+_STATUSES = {401: ExitCode.NOT_ALLOWED, 403: ExitCode.NOT_ALLOWED, 404: ExitCode.NOT_FOUND}
+_MESSAGE_CHARACTERS = 2000
+
+
+class RefusedError(CliError):
+    """The server answered, with a status that is an error."""
+
+    def __init__(
+        self, *messages: str, status: int, code: ExitCode, hint: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(*messages, code=code, hint=hint)
+        self.status, self.retry_after = status, retry_after  # retry_after: seconds, where trying again can help
+
+
+def refusal(access: Access, response: httpx.Response, field_names: Mapping[str, str] | None = None) -> RefusedError:
+    """The error that `response` says, in problem+json or in OpenAI's shape. Its body must have been read."""
+    body = _body(response)
+    status = response.status_code
+    if "error" in body and isinstance(body["error"], dict):
+        openai = body["error"]
+        messages = [str(openai.get("message"))]
+        kind = str(openai.get("code") or openai.get("type"))
+        retryable = response.headers.get("x-should-retry") == "true"
+    elif "detail" in body:
+        messages = _field_messages(body, field_names or {}) or [str(body["detail"])]
+        kind = str(body.get("code"))
+        retryable = False
+    else:
+        text = response.text.strip().splitlines()
+        messages = [f"{access.url} answered {status}: {text[0] if text else response.reason_phrase}"]
+        kind, retryable = "", False
+    return RefusedError(
+        *(message[:_MESSAGE_CHARACTERS] for message in messages),
+        status=status,
+        code=_CODES.get(kind) or _STATUSES.get(status, ExitCode.FAILED),
+        hint=_hint(access, status, kind),
+        retry_after=_seconds(response.headers.get("retry-after")) if retryable else None,
+    )
+
+
+def no_answer(access: Access, error: httpx.HTTPError) -> CliError:
+    """The error for a server that cannot be reached or stopped in the middle."""
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        reason = str(error).rstrip(".") or "no connection in time"
+        if access.url.startswith("https:") and "ssl" in reason.lower():
+            return CliError(f"no safe connection to {access.url}: {reason}")
+        return CliError(
+            f"no Stoker answers at {access.url}", hint="start it with `stoker up`, or set --server or STOKER_SERVER"
+        )
+    if isinstance(error, httpx.TimeoutException):
+        return CliError(f"{access.url} did not answer in time", code=ExitCode.TIMED_OUT)
+    return CliError(f"the connection to {access.url} broke: {str(error) or type(error).__name__}")
+
+
+def _body(response: httpx.Response) -> dict[str, Any]:
+    try:
+        body = json.loads(response.content)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _field_messages(problem: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """A line a field: what it is called here, what was given, what would be right."""
+    messages = []
+    for field in problem.get("errors") or []:
+        name = names.get(field["field"], field["field"])
+        given = "" if field.get("value") is None else f" {field['value']!r}"
+        messages.append(f"{name}{given}: {field['message']}")
+    return messages
+
+
+def _hint(access: Access, status: int, kind: str) -> str:
+    if status == 401 and not access.key:
+        return f"no key was found in {access.key_from}: set STOKER_API_KEY"
+    if status == 401:
+        return f"the key from {access.key_from} is not one of this server's: set STOKER_API_KEY"
+    if status == 403:
+        return "use an admin key: `stoker keys create NAME --role admin` makes one"
+    if kind == "generation_conflict":
+        return "somebody else changed it meanwhile: look at it with `stoker describe`, then try again"
+    if kind == "no_worker":
+        return "see `stoker workers`"
+    return ""
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None

@@ -1,0 +1,114 @@
+"""Waiting for a deployment: until it runs as it was asked for, or until it is gone."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from api.schemas.deployments import DeploymentRead
+from api.schemas.instances import InstanceRead
+from entrypoints.cli.client import StokerClient, path, read_as
+from entrypoints.cli.errors import CliError, ExitCode
+from entrypoints.cli.progress import Display
+from stoker.domain.deployments import InstanceState
+
+
+class Verdict(Enum):
+    """How a deployment stands to what is waited for."""
+
+    WAITING = auto()
+    REACHED = auto()
+    FAILED = auto()
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is waited for: so many running instances, and none besides if `exactly`.
+
+    Instances made for a generation before `since` do not count: they are about to be replaced.
+    """
+
+    generation: int  # of the deployment; an older view of it says nothing
+    replicas: int
+    since: int = 0
+    exactly: bool = False
+
+    @classmethod
+    def after_change(cls, before: DeploymentRead | None, after: DeploymentRead, *, exactly: bool = False) -> "Goal":
+        """The goal of whoever changed `before` (None: there was none) into `after`."""
+        replaces = before is not None and not before.spec().same_instances(after.spec())
+        since = after.generation if replaces else 0
+        return cls(generation=after.generation, replicas=after.replicas, since=since, exactly=exactly)
+
+    def judge(self, deployment: DeploymentRead) -> Verdict:
+        """Whether `deployment` is there, cannot get there by itself, or is on its way."""
+        if deployment.generation < self.generation:
+            return Verdict.WAITING
+        current = self.current(deployment)
+        running = sum(instance.state is InstanceState.RUNNING for instance in current)
+        if running >= self.replicas and not (self.exactly and len(deployment.instances) > self.replicas):
+            return Verdict.REACHED
+        if any(instance.state is InstanceState.FAILED for instance in current):
+            return Verdict.FAILED
+        return Verdict.WAITING
+
+    def current(self, deployment: DeploymentRead) -> Sequence[InstanceRead]:
+        """The instances that count."""
+        return [
+            instance
+            for instance in deployment.instances
+            if instance.generation >= self.since and instance.state is not InstanceState.STOPPING
+        ]
+
+
+async def wait_until_running(
+    client: StokerClient, name: str, goal: Goal, *, timeout: float, display: Display
+) -> DeploymentRead:
+    """The deployment once it has reached `goal`, showing the way there. Raises CliError: failed, gone, too late."""
+    last: DeploymentRead | None = None
+    try:
+        async with asyncio.timeout(timeout), aclosing(client.watch(path("deployments", name))) as changes:
+            async for change in changes:
+                if change.kind == "connected":
+                    continue
+                last = read_as(DeploymentRead, change.item)
+                if change.kind == "deleted":
+                    raise CliError(f"{name} was deleted meanwhile", code=ExitCode.NOT_FOUND)
+                display.show(goal.current(last))
+                verdict = goal.judge(last)
+                if verdict is Verdict.REACHED:
+                    return last
+                if verdict is Verdict.FAILED:
+                    raise _failed(name, goal.current(last))
+    except TimeoutError:
+        state = f": {last.state}: {last.message}" if last is not None else ""
+        raise CliError(
+            f"{name} does not run yet after {timeout:g} s{state}",
+            code=ExitCode.TIMED_OUT,
+            hint=f"it goes on by itself: see `stoker why {name}`",
+        ) from None
+    raise AssertionError("a watch does not end by itself")
+
+
+async def wait_until_gone(client: StokerClient, name: str, *, timeout: float) -> None:
+    """Returns when the deployment and all that it held is gone. Raises CliError when that is too late."""
+    try:
+        async with asyncio.timeout(timeout), aclosing(client.watch(path("deployments", name))) as changes:
+            async for change in changes:
+                if change.kind == "deleted":
+                    return
+    except CliError as error:
+        if error.code is not ExitCode.NOT_FOUND:
+            raise
+    except TimeoutError:
+        raise CliError(
+            f"{name} is not gone yet after {timeout:g} s",
+            code=ExitCode.TIMED_OUT,
+            hint=f"it goes on by itself: see `stoker describe {name}`",
+        ) from None
+
+
+def _failed(name: str, instances: Sequence[InstanceRead]) -> CliError:
+    failed = next(instance for instance in instances if instance.state is InstanceState.FAILED)
+    return CliError(f"{name} failed: {failed.id}: {failed.message}", hint=f"see `stoker logs {failed.id}`")

@@ -1,0 +1,188 @@
+"""The memory formulae against the engine itself: what its log says that it allocated, and what its process takes.
+
+The bundled engine runs on the CPU with the command line that a placement gives. What was reached: KV cache, weights and
+result buffer to the last digit of the log (0.01 MiB); compute never below, and above by one micro-batch of embeddings.
+"""
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gguf
+import httpx
+import psutil
+import pytest
+
+from stoker.byte_source import FileSource
+from stoker.domain.estimation import MemoryEstimate, cells_per_slot, estimate
+from stoker.domain.gguf import ModelProfile
+from stoker.domain.llamacpp import main_server_arguments
+from stoker.domain.placement.types import DeviceShare, Placement
+from stoker.domain.units import MIB
+from stoker.domain.workers import DeviceKind
+from stoker.gguf_header import read_profile
+from tests.builders import make_spec, write_tiny_llama
+
+START_SECONDS = 120
+_BUFFER = re.compile(r"CPU\S*\s+(?P<kind>model|KV|compute|output) buffer size =\s+(?P<size>[0-9.]+) MiB")
+_LOG_STEP = 0.01  # MiB: the log's last digit
+
+
+class Engine:
+    """A bundled server that has loaded its model, and what its log said until then."""
+
+    def __init__(self, process: "subprocess.Popen[str]", log: str, url: str) -> None:
+        self.process, self.log, self.url = process, log, url
+        self.buffers = {match["kind"]: float(match["size"]) for match in _BUFFER.finditer(log)}
+
+    def complete(self, prompt: str, slot: int) -> None:
+        """Lets `slot` read `prompt` and answer a few tokens."""
+        body = {"prompt": prompt, "max_tokens": 4, "id_slot": slot}
+        httpx.post(f"{self.url}/v1/completions", json=body, timeout=120).raise_for_status()
+
+
+@contextmanager
+def running(arguments: tuple[str, ...]) -> Iterator[Engine]:
+    command = [sys.executable, "-P", "-m", "worker_agent.bundled", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    lines: list[str] = []
+    listening = threading.Event()
+
+    def follow() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            lines.append(line)
+            if "listening on http" in line:
+                listening.set()
+        listening.set()
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    try:
+        assert listening.wait(START_SECONDS), "".join(lines)
+        log = "".join(lines)
+        url = re.search(r"listening on (http://\S+)", log)
+        assert url is not None, log
+        yield Engine(process, log, url[1])
+    finally:
+        process.kill()
+        process.wait()
+        follower.join()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def placed(path: Path, **options: Any) -> tuple[ModelProfile, MemoryEstimate, tuple[str, ...]]:
+    """The model's profile, what it needs on the CPU, and how it is started there."""
+    with FileSource(path) as source:
+        profile = read_profile([source])
+    spec = make_spec(options={"threads": 1} | options)
+    needed = estimate(profile, spec.options, DeviceKind.CPU)
+    assert isinstance(needed, MemoryEstimate), needed
+    share = DeviceShare(device="cpu", kind=DeviceKind.CPU, layers=0, claim=needed.host_total)
+    placement = Placement(worker="here", shares=(share,), estimate=needed)
+    arguments = main_server_arguments(spec, placement, model_path=str(path), alias="model", pooling=profile.pooling)
+    return profile, needed, arguments
+
+
+@pytest.fixture(scope="module")
+def models(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "smollm2": smollm2,
+        "llama": write_tiny_llama(
+            folder / "llama.gguf",
+            layers=3,
+            embedding=512,
+            heads=8,
+            heads_kv=2,
+            feed_forward=1792,
+            vocabulary=32_000,
+            context=32_768,
+        ),
+        "qwen2": write_tiny_llama(
+            folder / "qwen2.gguf",
+            architecture="qwen2",
+            embedding=448,
+            heads=7,
+            heads_kv=1,
+            feed_forward=2432,
+            vocabulary=8192,
+            context=32_768,
+            tied=True,
+            weight_type=gguf.GGMLQuantizationType.Q8_0,
+        ),
+        "qwen3": write_tiny_llama(
+            folder / "qwen3.gguf", architecture="qwen3", embedding=256, heads=8, head_size=128, feed_forward=768
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("smollm2", {}),
+        ("smollm2", {"context_length": 1000, "slots": 3, "cache_type": "q8_0"}),
+        ("smollm2", {"context_length": 4096, "slots": 1, "cache_type": "q4_0", "micro_batch": 2048}),
+        ("llama", {"context_length": 32_768, "slots": 2, "cache_type": "bf16"}),
+        ("llama", {"context_length": 300, "slots": 7, "micro_batch": 128, "batch": 256}),
+        ("llama", {"context_length": 256, "slots": 64, "micro_batch": 32}),
+        ("llama", {"context_length": 2048, "slots": 1, "embeddings": True}),
+        ("qwen2", {"context_length": 8192, "slots": 4, "cache_type": "q8_0"}),
+        ("qwen2", {"context_length": 128, "slots": 1, "micro_batch": 1024}),
+        ("qwen3", {"context_length": 1024, "slots": 5, "cache_type": "q4_0"}),
+    ],
+)
+def test_buffers(models: dict[str, Path], model: str, options: dict[str, Any]) -> None:
+    profile, needed, arguments = placed(models[model], **options)
+    with running(arguments) as engine:
+        pass
+    assert f"n_ctx_seq             = {cells_per_slot(needed.context_length)}\n" in engine.log
+    assert f"n_seq_max             = {needed.slots}\n" in engine.log
+    assert needed.host_cache / MIB == pytest.approx(engine.buffers["KV"], abs=_LOG_STEP)
+    assert needed.host_weights / MIB == pytest.approx(engine.buffers["model"], abs=_LOG_STEP)
+    tokens = min(options.get("micro_batch", 512), needed.context_length * needed.slots) + needed.slots
+    embeddings = 4 * tokens * profile.embedding_length / MIB
+    assert engine.buffers["compute"] - _LOG_STEP <= needed.host_compute / MIB
+    assert needed.host_compute / MIB <= engine.buffers["compute"] + embeddings + _LOG_STEP
+
+
+def test_an_output_buffer_for_each_slot(models: dict[str, Path]) -> None:
+    one, many = (placed(models["llama"], context_length=256, slots=slots) for slots in (1, 33))
+    with running(many[2]) as engine:
+        assert 4 * 33 * 32_000 / MIB == pytest.approx(engine.buffers["output"], abs=_LOG_STEP)
+    assert many[1].host_overhead - one[1].host_overhead >= 4 * 32 * 32_000
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "prompt"),
+    [
+        ("smollm2", {"context_length": 2048, "slots": 4}, "the quick brown fox " * 400),
+        ("llama", {"context_length": 2048, "slots": 2, "micro_batch": 2048}, "kapa bo " * 400),
+    ],
+)
+def test_the_claim_covers_the_process(
+    models: dict[str, Path], model: str, options: dict[str, Any], prompt: str
+) -> None:
+    """RSS of a server whose every slot has read a long prompt, the model's mapped file included."""
+    _, needed, arguments = placed(models[model], **options)
+    with running(arguments) as engine:
+        for turn in range(2):  # the second time another prompt, so that the first goes to the prompt cache
+            for slot in range(needed.slots):
+                engine.complete(f"{turn} {slot} {prompt}", slot)
+        taken = psutil.Process(engine.process.pid).memory_info().rss
+    assert needed.host_weights + needed.host_cache < taken <= needed.host_total
+
+
+def test_the_engine_gives_each_slot_the_context_that_was_asked_for(models: dict[str, Path]) -> None:
+    _, needed, arguments = placed(models["qwen3"], context_length=700, slots=3)
+    with running(arguments) as engine:
+        properties = httpx.get(f"{engine.url}/props", timeout=30).json()
+        slots: Callable[..., Any] = httpx.get(f"{engine.url}/slots", timeout=30).json
+        assert [slot["n_ctx"] for slot in slots()] == [cells_per_slot(700)] * 3
+    assert properties["total_slots"] == needed.slots
