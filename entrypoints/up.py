@@ -5,7 +5,6 @@ Temporal starts first and stops last. Every other process takes its settings fro
 
 import asyncio
 import ctypes
-import fcntl
 import json
 import os
 import shutil
@@ -16,12 +15,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import httpx
 import structlog
 
 from entrypoints.data_folder import admin_key_file, join_token, server_secret
+from entrypoints.folder_lock import FolderInUseError, locked
 from entrypoints.temporal_server import temporal_command
 from stoker.settings import Settings
 from stoker.storage.engine import Database
@@ -76,7 +76,12 @@ async def running_system(settings: Settings, stop: asyncio.Event) -> AsyncIterat
     Raises CannotStartError: the data folder is in use, a port is taken, a process does not come up.
     """
     async with AsyncExitStack() as stack:
-        stack.enter_context(_locked(settings.data_dir))
+        try:
+            stack.enter_context(locked(settings.data_dir))
+        except FolderInUseError as error:
+            raise CannotStartError(
+                f"another `stoker up` runs on this data folder ({error}): stop it, or choose another --data-dir"
+            ) from error
         own_temporal = not (settings.temporal.address or os.environ.get("TEMPORAL_ADDRESS"))
         _check_ports(settings, own_temporal)
         database = Database(settings.database_url)
@@ -197,7 +202,7 @@ def _die_with_parent() -> None:
 
 
 def _environment(settings: Settings, own_temporal: bool) -> dict[str, str]:
-    """Our settings as the environment of our processes. Secrets reach them as they reached us: by files or environment."""
+    """Our settings as our processes' environment. Secrets reach them as they reached us: by file or environment."""
     made: dict[str, str] = {"STOKER_DATA_DIR": str(settings.data_dir), "STOKER_LOG_LEVEL": settings.log_level}
     tables = settings.model_dump(mode="json", include={"api", "database", "temporal", "worker"}, exclude_none=True)
     for table, fields in tables.items():
@@ -212,34 +217,6 @@ def _environment(settings: Settings, own_temporal: bool) -> dict[str, str]:
     elif not settings.temporal.address:
         made.pop("STOKER_TEMPORAL__ADDRESS", None)  # TEMPORAL_ADDRESS says it
     return made
-
-
-class _locked:  # noqa: N801 - used like a function
-    """Holds the data folder: two systems on one folder would fight over every process."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._path = folder / "lock"
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> None:
-        self._file = self._path.open("a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "unknown"
-            self._file.close()
-            raise CannotStartError(
-                f"another `stoker up` (pid {holder}) runs on {self._path.parent}: stop it, or choose another --data-dir"
-            ) from None
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
 
 
 def _check_ports(settings: Settings, own_temporal: bool) -> None:

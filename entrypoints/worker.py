@@ -20,6 +20,7 @@ from activities.ports import MainServerSpec, ProcessKey
 from activities.servers import ServerActivities
 from entrypoints.control_plane import quiet_runtime
 from entrypoints.data_folder import join_token
+from entrypoints.folder_lock import locked
 from stoker.domain.llamacpp import main_server_arguments
 from stoker.domain.naming import download_queue, worker_queue
 from stoker.domain.workers import Device, Worker
@@ -52,7 +53,7 @@ def worker_name(settings: Settings) -> str:
 
 
 async def run_worker(settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT. Raises ValueError for bad limits, EngineError, JoinRefusedError."""
+    """Runs until SIGTERM or SIGINT. Raises ValueError (bad limits), EngineError, JoinRefusedError, FolderInUseError."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -99,6 +100,8 @@ class _Host:
 
     async def run(self, stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
+            # Two agents on one folder would adopt each other's processes, and each end what the other started.
+            stack.enter_context(locked(self._data_dir))
             supervisor = await stack.enter_async_context(self._supervisor)
             stack.push_async_callback(self._api.close)
             listener = stack.enter_context(socket.create_server((self._bind, 0)))

@@ -2,16 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel
 
-from entrypoints.cli.access import Access
+from entrypoints.cli.access import Access, find_access
 from entrypoints.cli.errors import CliError
 from entrypoints.cli.event_stream import ServerEvent, lines, server_events
 from entrypoints.cli.refusals import RefusedError, no_answer, refusal
@@ -35,10 +35,13 @@ _PAGE = 1000
 
 
 class Change(NamedTuple):
-    """What a watch tells. `connected` comes first, and again after each break: what was known before may be gone."""
+    """What a watch tells: an item was `added`, `modified` or `deleted`.
 
-    kind: Literal["connected", "added", "modified", "deleted"]
-    item: Any
+    `connected`, without an item, comes first and again after each break: what was known before may be gone.
+    """
+
+    kind: str
+    item: Any = None
 
 
 def path(*parts: str) -> str:
@@ -51,8 +54,13 @@ def read_as(model: type[M], data: Any) -> M:
     return model.model_validate(data, extra="ignore")
 
 
+def connect(server: str | None) -> "StokerClient":
+    """A client for `--server`, or for the server of the settings. Raises CliError."""
+    return StokerClient(find_access(server))
+
+
 class StokerClient:
-    """`async with StokerClient(access) as client`."""
+    """One server, for as long as `async with` lasts."""
 
     def __init__(self, access: Access) -> None:
         headers = {"user-agent": f"stoker-cli/{VERSION}"}
@@ -112,7 +120,7 @@ class StokerClient:
                 return items
             after = page["last"]
 
-    async def watch(self, route: str, **query: Any) -> AsyncIterator[Change]:
+    async def watch(self, route: str, **query: Any) -> AsyncGenerator[Change]:
         """What there is and then every change, for ever; goes on by itself when the server was away for a while."""
         loop = asyncio.get_running_loop()
         away_since = float("-inf")  # a server that does not answer at all is an error at once
@@ -121,10 +129,9 @@ class StokerClient:
                 query |= {"watch": True}
                 async with self._stream("GET", route, query=query, silence=SILENT_FOR_SECONDS) as response:
                     away_since = float("inf")
-                    yield Change("connected", None)
+                    yield Change("connected")
                     async for event in server_events(lines(response.aiter_bytes())):
-                        if event.name in ("added", "modified", "deleted"):
-                            yield Change(event.name, json.loads(event.data))
+                        yield Change(event.name, json.loads(event.data))
             except httpx.HTTPError as error:
                 away_since = min(away_since, loop.time())
                 if loop.time() - away_since > RECONNECT_WITHIN_SECONDS:
@@ -135,7 +142,7 @@ class StokerClient:
                     raise
             await asyncio.sleep(_RECONNECT_PAUSE_SECONDS)
 
-    async def text(self, route: str, **query: Any) -> AsyncIterator[str]:
+    async def text(self, route: str, **query: Any) -> AsyncGenerator[str]:
         """The lines of a plain-text answer, as they come; it may go on for ever."""
         try:
             async with self._stream("GET", route, query=query) as response:
@@ -144,7 +151,7 @@ class StokerClient:
         except httpx.HTTPError as error:
             raise no_answer(self._access, error) from error
 
-    async def chat(self, body: Mapping[str, Any]) -> AsyncIterator[ServerEvent]:
+    async def chat(self, body: Mapping[str, Any]) -> AsyncGenerator[ServerEvent]:
         """The events of a streamed /v1/chat/completions."""
         try:
             async with self._stream("POST", "/v1/chat/completions", body=body) as response:

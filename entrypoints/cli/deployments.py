@@ -4,10 +4,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from entrypoints.cli.flags import OutputOption, ServerOption, TimeoutOption, WatchOption, asynchronous, pairs
+from entrypoints.cli.flags import (
+    OutputFormat,
+    OutputOption,
+    ServerOption,
+    TimeoutOption,
+    WatchOption,
+    asynchronous,
+    pairs,
+)
 
 if TYPE_CHECKING:
     from api.schemas.deployments import DeploymentRead
+    from entrypoints.cli.client import StokerClient
+    from entrypoints.cli.waiting import Goal
 
 _FIELD_NAMES = {
     "name": "NAME",
@@ -59,8 +69,7 @@ async def deploy(
     What is not given gets its default, also where a deployment of that name had something else.
     """
     from api.schemas.deployments import DeploymentRead
-    from entrypoints.cli.access import find_access
-    from entrypoints.cli.client import StokerClient, path, read_as
+    from entrypoints.cli.client import connect, path, read_as
     from entrypoints.cli.refusals import RefusedError
     from entrypoints.cli.waiting import Goal
 
@@ -76,7 +85,7 @@ async def deploy(
         "cpu_offload": cpu_offload or None,
         "priority": priority,
     }
-    async with StokerClient(find_access(server)) as client:
+    async with connect(server) as client:
         try:
             before = read_as(DeploymentRead, await client.get(path("deployments", name)))
         except RefusedError as error:
@@ -86,7 +95,8 @@ async def deploy(
         answer = await client.call("POST", path("deployments"), _given(wanted), field_names=_FIELD_NAMES)
         after = read_as(DeploymentRead, answer)
         typer.echo(f"{name}: {_what_changed(before, after)}", err=True)
-        await _finish(client, answer, after, Goal.after_change(before, after), wait, timeout, output)
+        goal = Goal.after_change(before, after)
+        await _finish(client, answer, goal, wait=wait, timeout=timeout, output=output)
 
 
 @asynchronous
@@ -100,29 +110,27 @@ async def scale(
 ) -> None:
     """Change how many instances a deployment has."""
     from api.schemas.deployments import DeploymentRead
-    from entrypoints.cli.access import find_access
-    from entrypoints.cli.client import StokerClient, path, read_as
+    from entrypoints.cli.client import connect, path, read_as
     from entrypoints.cli.waiting import Goal
 
-    async with StokerClient(find_access(server)) as client:
+    async with connect(server) as client:
         answer = await client.call(
             "PATCH", path("deployments", name), {"replicas": replicas}, field_names={"replicas": "REPLICAS"}
         )
         after = read_as(DeploymentRead, answer)
-        typer.echo(f"{name}: {_replicas(after)} wanted", err=True)
-        goal = Goal.after_change(after, after, exactly=True)
-        await _finish(client, answer, after, goal, wait, timeout, output)
+        typer.echo(f"{name}: {replicas} replica{'' if replicas == 1 else 's'} wanted", err=True)
+        goal = Goal(generation=after.generation, replicas=replicas, exactly=True)
+        await _finish(client, answer, goal, wait=wait, timeout=timeout, output=output)
 
 
 @asynchronous
 async def ps(watch: WatchOption = False, output: OutputOption = "table", server: ServerOption = None) -> None:
     """List deployments."""
-    from entrypoints.cli.access import find_access
-    from entrypoints.cli.client import StokerClient
+    from entrypoints.cli.client import connect
     from entrypoints.cli.listing import show_listing
     from entrypoints.cli.views.deployments import deployments_table
 
-    async with StokerClient(find_access(server)) as client:
+    async with connect(server) as client:
         await show_listing(client, "deployments", "name", deployments_table, watch=watch, output=output)
 
 
@@ -133,12 +141,11 @@ async def rm(
     timeout: TimeoutOption = 300,
     server: ServerOption = None,
 ) -> None:
-    """Delete deployments: running requests may finish, then their memory is given back."""
-    from entrypoints.cli.access import find_access
-    from entrypoints.cli.client import StokerClient, path
+    """Delete deployments. Running requests may finish, then their memory is given back."""
+    from entrypoints.cli.client import connect, path
     from entrypoints.cli.waiting import wait_until_gone
 
-    async with StokerClient(find_access(server)) as client:
+    async with connect(server) as client:
         for name in names:
             await client.call("DELETE", path("deployments", name))
             if not wait:
@@ -155,8 +162,45 @@ def register(app: typer.Typer) -> None:
 
 
 async def _finish(
-    client: Any, answer: Any, after: "DeploymentRead", goal: Any, wait: bool, timeout: float, output: Any
-) -> None: ...
+    client: "StokerClient",
+    answer: Any,
+    goal: "Goal",
+    *,
+    wait: bool,
+    timeout: float,
+    output: OutputFormat,
+) -> None:
+    """Waits if that is asked for, and prints the deployment as it then is."""
+    import asyncio
+
+    from api.schemas.deployments import DeploymentRead
+    from entrypoints.cli.client import path, read_as
+    from entrypoints.cli.output import console, print_data
+    from entrypoints.cli.progress import display
+    from entrypoints.cli.views.deployments import outcome
+    from entrypoints.cli.waiting import wait_until_running
+
+    name = answer["name"]
+    if wait:
+        try:
+            with display() as shown:
+                await wait_until_running(client, name, goal, timeout=timeout, display=shown)
+        except asyncio.CancelledError:
+            typer.echo(f"{name} goes on by itself: see `stoker ps`", err=True)
+            raise
+        answer = await client.get(path("deployments", name))
+    if output == "table":
+        console().print(outcome(read_as(DeploymentRead, answer)))
+    else:
+        print_data(answer, output)
+
+
+def _what_changed(before: "DeploymentRead | None", after: "DeploymentRead") -> str:
+    if before is None:
+        return f"created, {after.model}"
+    if before.generation == after.generation:
+        return "is as asked for already"
+    return f"changed, now generation {after.generation}"
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:

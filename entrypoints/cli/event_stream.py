@@ -1,6 +1,6 @@
 """Server-sent events, as the management API and the OpenAI API send them. No I/O of its own."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import NamedTuple
 
 
@@ -11,7 +11,7 @@ class ServerEvent(NamedTuple):
     data: str
 
 
-async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
+async def lines(chunks: AsyncIterator[bytes]) -> AsyncGenerator[str]:
     """Lines of a stream, without their ends. A line ends at a line feed only.
 
     `str.splitlines` (which `httpx.Response.aiter_lines` uses) would also cut at U+2028 and U+0085, which stand
@@ -24,7 +24,7 @@ async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
             yield line.removesuffix(b"\r").decode(errors="replace")
 
 
-async def server_events(text: AsyncIterator[str]) -> AsyncIterator[ServerEvent]:
+async def server_events(text: AsyncIterator[str]) -> AsyncGenerator[ServerEvent]:
     """The events of a stream's lines. Comments (`: ping`), ids and retry times are passed over."""
     name, data = "", list[str]()
     async for line in text:

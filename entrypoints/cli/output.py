@@ -67,6 +67,11 @@ def printable(text: str) -> str:
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+def shown(text: str) -> str:
+    """`text` as it is for a pipe or a file, and printable for a terminal."""
+    return printable(text) if sys.stdout.isatty() else text
+
+
 def cell(text: object, style: str = "") -> Text:
     """A table's cell."""
     return Text(printable(str(text)), style=style)

@@ -1,4 +1,4 @@
-"""What is shown while a deployment is waited for: bars on a terminal, a plain line now and then elsewhere. On stderr."""
+"""What is shown on stderr while a deployment is waited for: bars on a terminal, else a plain line now and then."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -171,7 +171,7 @@ asyncio.run(main())
 """
     running = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", agent, str(cache), model(fake, "acme/one").model_dump_json()),
-        env={**os.environ, **environment},
+        env={**os.environ, **environment, "HF_HUB_DOWNLOAD_TIMEOUT": "600"},  # so that only the agent's end can end it
         stdout=asyncio.subprocess.DEVNULL,
     )
     assert await asyncio.to_thread(fake.faults.paused.wait, 60)
