@@ -1,24 +1,21 @@
 """The ASGI application: management routes by FastAPI, and beside it, with none of its layers in the way, `/v1`."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import structlog
 from fastapi import APIRouter, FastAPI
 from prometheus_client import Gauge
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from api import errors
 from api.deps import ApiContext
-from api.openai.metering import RequestMetrics
-from api.openai.routes import OpenAIApp
+from api.openai.metering import Metrics
+from api.openai.routes import OpenAIApp, beside
 from api.openai.upstream import Pool
 from api.routes import deployments, health, instances, keys, workers
-from stoker.domain.keys import KeyStatus
 from stoker.version import VERSION
-
-log = structlog.get_logger()
 
 DESCRIPTION = """Runs large language models on the GPUs you already own.
 
@@ -30,22 +27,13 @@ Applications call `/v1` (OpenAI's API) with an inference key. Everything here ne
 def create_app(context: ApiContext) -> ASGIApp:
     """The whole application on `context`."""
     pool = Pool()
-    management = _management(context, pool)
     openai = OpenAIApp(
         routes=context.routes,
-        authenticate=context.keyring.authenticate,
+        authenticate=context.keyring.principal,
         pool=pool,
-        metrics=RequestMetrics(context.registry),
+        metrics=Metrics(context.registry, time.monotonic),
     )
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        if scope["type"] == "http" and (path == "/v1" or path.startswith("/v1/")):
-            await openai(scope, receive, send)
-        else:
-            await management(scope, receive, send)
-
-    return app
+    return beside(openai, _management(context, pool))
 
 
 def _management(context: ApiContext, pool: Pool) -> FastAPI:

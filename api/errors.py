@@ -1,4 +1,4 @@
-"""Errors of the management API: RFC 9457 problem+json with a stable `code`. The one place that turns codes into statuses.
+"""Errors of the management API: RFC 9457 problem+json. The one place that turns codes into statuses.
 
 ProblemError            anything that a route refuses
 └─ TemporalAwayError    Temporal or the control plane does not answer

@@ -7,6 +7,7 @@ from datetime import datetime
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.openai.auth import Principal
 from stoker.domain.keys import KeyStatus
 from stoker.secrets import ServerSecret, key_id_of
 from stoker.storage.engine import Database
@@ -33,12 +34,17 @@ class KeyRing:
             return None
         return found[0]
 
+    def principal(self, key: str | None) -> Principal | None:
+        """The same, as the OpenAI door asks."""
+        status = self.authenticate(key)
+        return Principal(key_id=status.id) if status else None
+
     async def refresh(self) -> None:
         """Reads the keys again. While the database is away, those last read go on."""
         try:
             self._digests = await asyncio.to_thread(self._read)
-        except SQLAlchemyError as error:
-            log.warning("keys_not_refreshed", error=str(error))
+        except (SQLAlchemyError, ValueError) as error:  # away, or a row that this version cannot read
+            log.error("keys_not_refreshed", error=str(error))
 
     async def run(self) -> None:
         """Keeps the keys fresh, until cancelled."""

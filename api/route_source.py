@@ -57,8 +57,8 @@ class DatabaseRoutes:
                     started = asyncio.get_running_loop().time()
                     self._table = await asyncio.to_thread(self._read)
                     self._read_at = started
-                except SQLAlchemyError as error:
-                    log.warning("routes_not_refreshed", error=str(error))
+                except (SQLAlchemyError, ValueError) as error:  # away, or a row that this version cannot read
+                    log.error("routes_not_refreshed", error=str(error))
         return self._table
 
     async def run(self) -> None:

@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import structlog
 
+from entrypoints.concurrency import first_of
 from entrypoints.data_folder import admin_key_file, join_token, server_secret
 from entrypoints.folder_lock import FolderInUseError, locked
 from entrypoints.temporal_server import temporal_command
@@ -65,7 +65,7 @@ async def run_up(settings: Settings) -> int:
     async with running_system(settings, stop) as system:
         if system is not None:
             print(_welcome(system), flush=True)  # noqa: T201
-            await _first_of(stop.wait(), system.failed.wait())
+            await first_of(stop.wait(), system.failed.wait())
     return 1 if system is not None and system.failed.is_set() else 0
 
 
@@ -100,11 +100,11 @@ async def running_system(settings: Settings, stop: asyncio.Event) -> AsyncIterat
             await stack.enter_async_context(children.running("temporal", temporal_command(settings), {}))
         address = environment.get("STOKER_TEMPORAL__ADDRESS", "")
         client = connect(address, wait_seconds=READY_WITHIN_SECONDS)
-        await _first_of(stop.wait(), system.failed.wait(), client)
+        await first_of(stop.wait(), system.failed.wait(), client)
         stoker = [sys.executable, "-P", "-m", "entrypoints.cli.main"]
         for name in ("control-plane", "server", "worker"):
             await stack.enter_async_context(children.running(name, [*stoker, name], environment))
-        ready = await _first_of(stop.wait(), system.failed.wait(), _answers(settings))
+        ready = await first_of(stop.wait(), system.failed.wait(), _answers(settings))
         if system.failed.is_set():
             raise CannotStartError(children.last_words())
         yield None if stop.is_set() or not ready else system
@@ -259,18 +259,6 @@ async def _answers(settings: Settings) -> bool:
             raise CannotStartError(
                 f"the system did not come up within {READY_WITHIN_SECONDS:.0f} s: see {logs}"
             ) from None
-
-
-async def _first_of(*awaitables: Any) -> Any:
-    """The result of whichever ends first; the others are cancelled."""
-    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return done.pop().result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _welcome(system: RunningSystem) -> str:

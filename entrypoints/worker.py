@@ -18,6 +18,7 @@ from temporalio.worker import Worker as TemporalWorker
 from activities.downloads import DownloadActivities
 from activities.ports import MainServerSpec, ProcessKey
 from activities.servers import ServerActivities
+from entrypoints.concurrency import first_of
 from entrypoints.control_plane import quiet_runtime
 from entrypoints.data_folder import join_token
 from entrypoints.folder_lock import locked
@@ -106,29 +107,19 @@ class _Host:
             stack.push_async_callback(self._api.close)
             listener = stack.enter_context(socket.create_server((self._bind, 0)))
             self._agent_port = listener.getsockname()[1]
-            heartbeat = Heartbeat(self._api, self._look, supervisor, self._board)
-            if self._api.identity is None:
-                await heartbeat.join()
-            tasks = [
-                asyncio.create_task(coroutine)
-                for coroutine in (
-                    heartbeat.run(),
-                    heartbeat.watch_loading(),
-                    self._work(),
-                    stop.wait(),
-                    self._serve_logs(listener),
-                )
-            ]
             try:
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
+                await first_of(stop.wait(), self._live(supervisor, listener))
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
                 if self._settings.worker.stop_processes_on_exit:
                     await supervisor.reap(keep=())
+
+    async def _live(self, supervisor: HostSupervisor, listener: socket.socket) -> None:
+        """Joins if need be, then reports, works and answers for logs, until cancelled or one of them fails."""
+        heartbeat = Heartbeat(self._api, self._look, supervisor, self._board)
+        if self._api.identity is None:
+            await heartbeat.join()
+        parts = (heartbeat.run(), heartbeat.watch_loading(), self._work(), self._serve_logs(listener))
+        await first_of(*parts)
 
     async def _work(self) -> None:
         """Takes work from the host's queues, until cancelled."""

@@ -15,7 +15,7 @@ from stoker.byte_source import ByteSource
 from stoker.domain.architectures import describe
 from stoker.domain.gguf import Header, MetadataArray, MetadataValue, ModelProfile, TensorInfo
 
-MAX_HEADER = 64 << 20  # bytes; known ones are below 40 MiB
+MAX_HEADER = 64 << 20  # bytes; a vocabulary of 262,144 words with its merges takes some 20 MiB
 MAX_KEYS = 16_384
 MAX_TENSORS = 65_536
 MAX_KEY_LENGTH = 65_535  # bytes, by the format's specification

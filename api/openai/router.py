@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pydantic import Field
 
@@ -45,7 +45,7 @@ class ModelRoute(Value):
     created: int = 0  # Unix seconds
     state: ModelState = ModelState.READY
     replicas: tuple[Replica, ...] = ()
-    worker: WorkerName = ""  # where it loads
+    worker: WorkerName | Literal[""] = ""  # where it loads
     progress: float | None = None  # of loading, 0 to 1
     message: str = ""
     eta_seconds: float | None = None

@@ -1,9 +1,12 @@
 """How much memory a dense transformer needs in llama.cpp, from its header alone.
 
 The formulae follow llama.cpp's allocations as its log states them, with flash attention on and one KV stream a slot.
-Weights and KV cache are exact. Compute is the peak of its graph allocator for one micro-batch, too much by the size of
-the micro-batch's embeddings at most (versions differ by that much) for models with a gated feed-forward part.
+Weights and KV cache are exact. Compute is the peak of its graph allocator for one micro-batch: versions differ by a
+copy or two of the micro-batch's embeddings, and the most is taken.
 tests/stoker/domain/test_estimation_against_engine.py holds all of it against the engine.
+
+Weights are counted once. Where the CPU's kernels want them in another order (Q4_0, Q4_K and others), the engine keeps
+its own copy, and the pages of the mapped file are cache that the system takes back when it needs them.
 """
 
 from typing import NamedTuple
@@ -18,8 +21,8 @@ DEFAULT_CONTEXT = 8192  # tokens a slot, when neither the administrator nor the 
 CONTEXT_STEP = 256  # cells: llama.cpp rounds a slot's context up to a multiple of this
 
 PROMPT_CACHE = 256 * MIB  # --cache-ram: prompts kept in RAM when their slot is given to another
-PROCESS_OVERHEAD = 128 * MIB  # interpreter, library, threads: about 40 MiB were measured, more under load
-TOKENIZER_OVERHEAD = 512  # bytes a vocabulary entry: 220 to 300 were measured
+PROCESS_OVERHEAD = 128 * MIB  # interpreter, library, threads: 40 MiB were measured at rest
+TOKENIZER_OVERHEAD = 512  # bytes a vocabulary entry: 160 to 220 were measured
 DRIVER_OVERHEAD = 512 * MIB  # RAM that an accelerator's driver takes in the process; not measured yet
 DEVICE_OVERHEAD = 1 * GIB  # driver context, kernels, pools: llama.cpp's own margin (--fit-target); not measured yet
 

@@ -39,7 +39,7 @@ def plan(wanted: int, generation: int, replicas: Iterable[Replica]) -> Plan:
 
     1. More of the current generation than wanted: the least useful go, the youngest first.
     2. Old ones that do not run go at once: they help nobody.
-    3. One more than wanted may be there while a roll lasts (surge), until as many run as are wanted.
+    3. One more than wanted may be there while a roll lasts (surge); while a new one waits for room, none is added.
     4. An old one that runs goes for each new one that runs, so that never fewer run than are wanted …
     5. … except where there is no room for the surge: then one old one makes room, one at a time.
     """
@@ -52,16 +52,15 @@ def plan(wanted: int, generation: int, replicas: Iterable[Replica]) -> Plan:
     stop = _least_useful(new, len(new) - wanted)  # 1
     stop += [replica for replica in old if replica.phase is not ReplicaPhase.RUNNING]  # 2
 
-    missing = max(0, wanted - len(new))
+    blocked = bool(old_running) and any(replica.phase is ReplicaPhase.PENDING for replica in new)
     surge_room = wanted + (1 if old_running else 0) - len(new) - len(old_running)
-    start = max(0, min(missing, surge_room))  # 3
+    start = 0 if blocked else max(0, min(wanted - len(new), surge_room))  # 3
 
     new_running = sum(replica.phase is ReplicaPhase.RUNNING for replica in new)
     spare = len(old_running) - max(0, wanted - new_running)
     stop += old_running[: max(0, spare)]  # 4
 
-    blocked = any(replica.phase is ReplicaPhase.PENDING for replica in new)
-    if old_running and blocked and not stop and len(live) == len(replicas):
+    if blocked and not stop and len(live) == len(replicas):
         stop = [old_running[0]]  # 5
     return Plan(start=start, stop=tuple(replica.instance_id for replica in stop))
 

@@ -59,9 +59,7 @@ async def test_an_engine_that_ended_while_the_agent_was_away_is_started_anew(
     assert [claim.incarnation for claim in cluster.claims()] == [2]
 
 
-async def test_a_host_that_is_gone_for_good_is_replaced_by_another(
-    cluster: Cluster, tiny_model: ModelSource
-) -> None:
+async def test_a_host_that_is_gone_for_good_is_replaced_by_another(cluster: Cluster, tiny_model: ModelSource) -> None:
     await cluster.add_host(cpu_host("w1"))
     await cluster.add_host(cpu_host("w2"))
     await cluster.apply(make_spec(name="tiny", model=tiny_model))

@@ -1,6 +1,7 @@
 """The values of a placement decision: what was asked, what was decided, and why not elsewhere."""
 
 from enum import StrEnum
+from typing import Literal
 
 from stoker.domain.base import Bytes, DeviceId, InstanceId, Value, WorkerName
 from stoker.domain.deployments import DeploymentSpec
@@ -66,8 +67,8 @@ class Rejection(Value):
     """Why one worker (or one device of it) was refused, in words and, where it is about memory, in bytes."""
 
     rule: Rule
-    worker: WorkerName = ""
-    device: DeviceId = ""
+    worker: WorkerName | Literal[""] = ""  # empty: it is not about one worker
+    device: DeviceId = ""  # empty: it is about the whole worker
     message: str
     needed: Bytes = 0
     available: Bytes = 0

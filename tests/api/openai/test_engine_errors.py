@@ -16,7 +16,7 @@ from tests.api.openai.recordings import recorded, recorded_body
             400,
             "messages",
             "context_length_exceeded",
-            "This model's maximum context length is 1024 tokens, and the prompt has 2031.",
+            "This model's maximum context length is 1024 tokens. However, your messages resulted in 2031 tokens.",
         ),
         ("error_field", 400, "max_tokens", None, "Field 'max_tokens': "),
         ("error_json", 400, None, None, "parse error at line 1"),

@@ -63,7 +63,9 @@ def test_what_is_not_whole_stays_back(texts: list[str], data: st.DataObject) -> 
     stream = "".join(texts).encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     out = b"".join(blocks(stream, *cuts))
-    assert out == (stream[: stream.rindex(b"\n\n") + 2] if b"\n\n" in stream else b"")
+    whole = stream[: stream.rindex(b"\n\n") + 2] if b"\n\n" in stream else b""
+    assert stream.startswith(out)
+    assert out.rstrip(b"\n") == whole.rstrip(b"\n")  # empty lines after an event may come now or later
 
 
 def test_an_event_without_end_is_refused() -> None:

@@ -1,0 +1,78 @@
+"""Deployment specs, and the legal lives of instances."""
+
+import pytest
+from pydantic import ValidationError
+
+from stoker.domain.deployments import (
+    TRANSITIONS,
+    DeploymentSpec,
+    EngineOptions,
+    InstanceState,
+    Strategy,
+    is_transition_allowed,
+)
+from tests.builders import make_spec
+
+
+@pytest.mark.parametrize("name", ["a", "smol", "smol-2", "a" * 48])
+def test_good_names(name: str) -> None:
+    assert make_spec(name=name).name == name
+
+
+@pytest.mark.parametrize("name", ["", "Smol", "-a", "a-", "a.b", "a_b", "a" * 49, "a/b", "ä"])
+def test_bad_names(name: str) -> None:
+    with pytest.raises(ValidationError, match="name"):
+        make_spec(name=name)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"replicas": -1},
+        {"priority": 1001},
+        {"worker_selector": {"a b": "c"}},
+        {"options": {"slots": 0}},
+        {"options": {"cache_type": "q5_1"}},
+    ],
+)
+def test_bad_values(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        DeploymentSpec.model_validate({**make_spec().model_dump(), **wrong})
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"replicas": 7}, True),
+        ({"priority": 7}, True),
+        ({"strategy": Strategy.BINPACK}, False),
+        ({"options": EngineOptions(slots=1)}, False),
+        ({"worker_selector": {"rack": "1"}}, False),
+    ],
+)
+def test_which_changes_need_new_instances(change: dict[str, object], same: bool) -> None:
+    spec = make_spec()
+    assert spec.same_instances(spec.model_copy(update=change)) is same
+
+
+def test_every_state_has_its_transitions_and_can_be_left_by_a_stop() -> None:
+    assert set(TRANSITIONS) == set(InstanceState)
+    ends = {InstanceState.STOPPING, InstanceState.STOPPED}
+    for state in set(InstanceState) - ends:
+        assert is_transition_allowed(state, InstanceState.STOPPING), state
+
+
+def test_every_state_is_reached_from_placing() -> None:
+    reached, todo = set(), [InstanceState.PLACING]
+    while todo:
+        state = todo.pop()
+        if state not in reached:
+            reached.add(state)
+            todo += TRANSITIONS[state]
+    assert reached == set(InstanceState)
+
+
+def test_staying_is_allowed_and_going_back_is_not() -> None:
+    assert is_transition_allowed(InstanceState.RUNNING, InstanceState.RUNNING)
+    assert not is_transition_allowed(InstanceState.RUNNING, InstanceState.STARTING)
+    assert not is_transition_allowed(InstanceState.STOPPED, InstanceState.PLACING)
