@@ -12,7 +12,7 @@ import typer
 from entrypoints.cli.access import Access
 from entrypoints.cli.client import StokerClient
 from entrypoints.cli.errors import CliError, ExitCode
-from entrypoints.cli.output import shown
+from entrypoints.cli.output import for_stdout
 from entrypoints.cli.refusals import RefusedError
 
 _ASK_AGAIN_WITHIN_SECONDS = 2.0
@@ -148,7 +148,7 @@ class Conversation:
                 delta = "".join(choice.get("delta", {}).get("content") or "" for choice in chunk.get("choices", ()))
                 speed.saw(chunk, text=bool(delta))
                 answer += delta
-                typer.echo(shown(delta), nl=False)
+                typer.echo(for_stdout(delta), nl=False)
         typer.echo()
         if not complete:
             raise CliError(f"the answer of {ask.model} was cut off", hint=f"see `stoker describe {ask.model}`")

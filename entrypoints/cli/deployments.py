@@ -136,7 +136,7 @@ async def ps(watch: WatchOption = False, output: OutputOption = "table", server:
 
 @asynchronous
 async def rm(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The deployments' names.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="The deployments' names.")],
     wait: Annotated[bool, typer.Option(help="Wait until all of it is gone.")] = True,
     timeout: TimeoutOption = 300,
     server: ServerOption = None,
@@ -175,7 +175,7 @@ async def _finish(
 
     from api.schemas.deployments import DeploymentRead
     from entrypoints.cli.client import path, read_as
-    from entrypoints.cli.output import console, print_data
+    from entrypoints.cli.output import print_data, show
     from entrypoints.cli.progress import display
     from entrypoints.cli.views.deployments import outcome
     from entrypoints.cli.waiting import wait_until_running
@@ -190,7 +190,7 @@ async def _finish(
             raise
         answer = await client.get(path("deployments", name))
     if output == "table":
-        console().print(outcome(read_as(DeploymentRead, answer)))
+        show(outcome(read_as(DeploymentRead, answer)))
     else:
         print_data(answer, output)
 

@@ -14,13 +14,13 @@ async def describe(name: NameArgument, output: OutputOption = "table", server: S
     """Show everything about a deployment and its instances."""
     from api.schemas.deployments import DeploymentRead
     from entrypoints.cli.client import connect, path, read_as
-    from entrypoints.cli.output import console, print_data
+    from entrypoints.cli.output import print_data, show
     from entrypoints.cli.views.deployments import deployment_description
 
     async with connect(server) as client:
         answer = await client.get(path("deployments", name))
     if output == "table":
-        console().print(deployment_description(read_as(DeploymentRead, answer)))
+        show(deployment_description(read_as(DeploymentRead, answer)))
     else:
         print_data(answer, output)
 
@@ -30,13 +30,13 @@ async def why(name: NameArgument, output: OutputOption = "table", server: Server
     """Explain in numbers where it was placed, or why it waits."""
     from api.schemas.deployments import DeploymentRead
     from entrypoints.cli.client import connect, path, read_as
-    from entrypoints.cli.output import console, print_data
+    from entrypoints.cli.output import print_data, show
     from entrypoints.cli.views.explanation import explanation
 
     async with connect(server) as client:
         answer = await client.get(path("deployments", name))
     if output == "table":
-        console().print(explanation(read_as(DeploymentRead, answer)))
+        show(explanation(read_as(DeploymentRead, answer)))
         return
     told = ("id", "state", "message", "placement", "pending")
     instances = [{field: instance[field] for field in told} for instance in answer["instances"]]

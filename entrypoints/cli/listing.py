@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing, nullcontext
 from typing import Any
 
+import typer
 from rich.live import Live
 from rich.table import Table
 
 from entrypoints.cli.client import StokerClient, path
 from entrypoints.cli.flags import OutputFormat
-from entrypoints.cli.output import console, print_change, print_data
+from entrypoints.cli.output import console, print_change, print_data, show
 
 View = Callable[[Sequence[Any]], Table]
 
@@ -24,7 +25,7 @@ async def show_listing(
     if not watch:
         items = await client.all(path(kind))
         if output == "table":
-            console().print(view(items))
+            show(view(items))
         else:
             print_data(items, output)
         return
@@ -55,8 +56,5 @@ def _print_one(kind: str, item: Any, view: View, output: OutputFormat) -> None:
     if output != "table":
         print_change(kind, item, output)
         return
-    table = view([item])
-    table.show_header = False
-    screen = console()
-    screen.print(f"{kind:<9}", end="")
-    screen.print(table)
+    cells = [str(cell) for column in view([item]).columns for cell in column.cells]
+    typer.echo("  ".join([f"{kind:<8}", *cells]))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +24,18 @@ def console(*, stderr: bool = False) -> Console:
     unlimited = not stream.isatty() and "COLUMNS" not in os.environ
     width = _UNLIMITED_COLUMNS if unlimited else None
     return Console(file=stream, width=width, markup=False, emoji=False, highlight=False, soft_wrap=False)
+
+
+def show(view: RenderableType) -> None:
+    """Prints a table or a description."""
+    screen = console()
+    if screen.is_terminal:
+        screen.print(view)
+        return
+    with screen.capture() as captured:
+        screen.print(view)
+    for line in captured.get().removesuffix("\n").split("\n"):
+        typer.echo(line.rstrip())  # rich fills lines up with spaces
 
 
 def print_data(data: Any, output: OutputFormat) -> None:
@@ -67,7 +79,7 @@ def printable(text: str) -> str:
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def shown(text: str) -> str:
+def for_stdout(text: str) -> str:
     """`text` as it is for a pipe or a file, and printable for a terminal."""
     return printable(text) if sys.stdout.isatty() else text
 

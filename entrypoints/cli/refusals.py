@@ -18,6 +18,7 @@ _CODES = {
     "path_not_allowed": ExitCode.NOT_ALLOWED,
 }
 _STATUSES = {401: ExitCode.NOT_ALLOWED, 403: ExitCode.NOT_ALLOWED, 404: ExitCode.NOT_FOUND}
+_LISTED_BY = {"/v1/chat": "ps", "/deployments": "ps", "/instances": "ps", "/workers": "workers", "/keys": "keys"}
 _MESSAGE_CHARACTERS = 2000
 
 
@@ -52,7 +53,7 @@ def refusal(access: Access, response: httpx.Response, field_names: Mapping[str, 
         *(message[:_MESSAGE_CHARACTERS] for message in messages),
         status=status,
         code=_CODES.get(kind) or _STATUSES.get(status, ExitCode.FAILED),
-        hint=_hint(access, status, kind),
+        hint=_hint(access, status, kind, response.request.url.path),
         retry_after=_seconds(response.headers.get("retry-after")) if retryable else None,
     )
 
@@ -89,7 +90,7 @@ def _field_messages(problem: Mapping[str, Any], names: Mapping[str, str]) -> lis
     return messages
 
 
-def _hint(access: Access, status: int, kind: str) -> str:
+def _hint(access: Access, status: int, kind: str, route: str) -> str:
     if status == 401 and not access.key:
         return f"no key was found in {access.key_from}: set STOKER_API_KEY"
     if status == 401:
@@ -100,6 +101,8 @@ def _hint(access: Access, status: int, kind: str) -> str:
         return "somebody else changed it meanwhile: look at it with `stoker describe`, then try again"
     if kind == "no_worker":
         return "see `stoker workers`"
+    if status == 404:
+        return next((f"see `stoker {command}`" for part, command in _LISTED_BY.items() if part in route), "")
     return ""
 
 

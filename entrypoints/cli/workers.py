@@ -25,11 +25,11 @@ async def describe(
     output: OutputOption = "table",
     server: ServerOption = None,
 ) -> None:
-    """Show a worker's devices, what is claimed on them, and which instances run there."""
+    """Show a worker's devices, claims and instances."""
     from api.schemas.instances import InstanceRead
     from api.schemas.workers import WorkerRead
     from entrypoints.cli.client import connect, path, read_as
-    from entrypoints.cli.output import console, print_data
+    from entrypoints.cli.output import print_data, show
     from entrypoints.cli.views.workers import worker_description
 
     async with connect(server) as client:
@@ -39,7 +39,7 @@ async def describe(
             return
         instances = [read_as(InstanceRead, item) for item in await client.all(path("instances"))]
     here = [item for item in instances if item.placement is not None and item.placement.worker == name]
-    console().print(worker_description(read_as(WorkerRead, answer), here))
+    show(worker_description(read_as(WorkerRead, answer), here))
 
 
 def register(app: typer.Typer) -> None:

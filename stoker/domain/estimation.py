@@ -77,8 +77,9 @@ def estimate(
     context = options.context_length or default_context(profile)
     if (refusal := _refuse(profile, options, context)) is not None:
         return refusal
-    micro_batch = _MicroBatch.of(profile, options, context)
-    cache = kv_cache_size(profile, options.cache_type, context, options.slots)
+    streams, cells = cache_shape(context, options.slots, unified=options.embeddings or profile.pooling)
+    micro_batch = _MicroBatch.of(profile, options, context, cells)
+    cache = kv_cache_size(profile, options.cache_type, streams * cells)
     repeating = sum(layer.weights for layer in profile.layers)
     process = PROCESS_OVERHEAD + TOKENIZER_OVERHEAD * profile.vocabulary + PROMPT_CACHE + micro_batch.results
     if device_kind is DeviceKind.CPU:
@@ -108,16 +109,25 @@ def default_context(profile: ModelProfile) -> int:
     return min(profile.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
 
 
-def cells_per_slot(context: int) -> int:
-    """KV cells that llama.cpp allocates for a slot of `context` tokens."""
-    return -(-context // CONTEXT_STEP) * CONTEXT_STEP
+def cache_shape(context: int, slots: int, *, unified: bool) -> tuple[int, int]:
+    """KV streams and the cells of each that llama.cpp allocates for `slots` slots of `context` tokens.
+
+    Generating, every slot has a stream of its own. Embedding, all share one (unified): with streams, llama.cpp cuts
+    a batch of unequal inputs into pieces and pools only the last piece of the longer ones.
+    """
+    return (1, padded(context * slots)) if unified else (slots, padded(context))
 
 
-def kv_cache_size(profile: ModelProfile, cache_type: CacheType, context: int, slots: int) -> int:
-    """Bytes of K and V in all layers and slots (llama.cpp, llama_kv_cache)."""
+def padded(tokens: int) -> int:
+    """KV cells that llama.cpp allocates for a stream of `tokens` tokens."""
+    return -(-tokens // CONTEXT_STEP) * CONTEXT_STEP
+
+
+def kv_cache_size(profile: ModelProfile, cache_type: CacheType, cells: int) -> int:
+    """Bytes of K and V in all layers for `cells` cells, those of all streams together (llama.cpp, llama_kv_cache)."""
     elements, size = _CACHE_BLOCKS[cache_type]
     heads = sum(layer.heads_kv for layer in profile.layers)
-    return slots * cells_per_slot(context) * heads * (profile.key_length + profile.value_length) * size // elements
+    return cells * heads * (profile.key_length + profile.value_length) * size // elements
 
 
 class _MicroBatch(NamedTuple):
@@ -130,7 +140,7 @@ class _MicroBatch(NamedTuple):
     results: int  # rows handed to the server
 
     @classmethod
-    def of(cls, profile: ModelProfile, options: EngineOptions, context: int) -> "_MicroBatch":
+    def of(cls, profile: ModelProfile, options: EngineOptions, context: int, cells: int) -> "_MicroBatch":
         embeds = options.embeddings or profile.pooling
         tokens = min(options.micro_batch, options.batch, context * options.slots)
         tokens = -(-tokens // options.slots) * options.slots  # the graph takes equally many of each slot
@@ -140,7 +150,7 @@ class _MicroBatch(NamedTuple):
         lengths = profile.key_length + profile.value_length
         embeddings = 4 * tokens * profile.embedding_length
         return cls(
-            inputs=tokens * (2 * cells_per_slot(context) + _INDICES),
+            inputs=tokens * (2 * cells + _INDICES),
             embeddings=embeddings,
             peak=max(
                 4 * tokens * width * (3 if profile.gated else 1) + 4 * embeddings,  # feed-forward

@@ -28,13 +28,17 @@ def main_server_arguments(
     """
     options, estimate = spec.options, placement.estimate
     embeds = options.embeddings or pooling
-    # An input to embed must fit into one micro-batch, and the server reserves a result for each token of a batch.
-    batch = min(options.batch, options.micro_batch) if embeds else options.batch
+    batch, micro_batch = options.batch, options.micro_batch
+    if embeds:
+        # An input to embed must fit into one micro-batch, and the server reserves a result for each token of a batch.
+        # Mean pooling aborts llama.cpp when a micro-batch cannot be shared equally among the slots.
+        batch = micro_batch = -(-min(batch, micro_batch) // options.slots) * options.slots
     arguments = [
         *("--host", host, "--port", "0"),
         *("-m", model_path, "-a", alias),
-        *("-c", str(estimate.context_length * estimate.slots), "-np", str(estimate.slots), "--no-kv-unified"),
-        *("-b", str(batch), "-ub", str(options.micro_batch)),
+        *("-c", str(estimate.context_length * estimate.slots), "-np", str(estimate.slots)),
+        "--kv-unified" if embeds else "--no-kv-unified",  # see estimation.cache_shape
+        *("-b", str(batch), "-ub", str(micro_batch)),
         *("-ctk", options.cache_type.value, "-ctv", options.cache_type.value, "-fa", "on", "-fit", "off"),
         *_device_arguments(placement),
         *("--cache-ram", str(PROMPT_CACHE // MIB), "-ctxcp", "0"),

@@ -158,7 +158,7 @@ class FakeApi:
     life: Callable[[DeploymentSpec, int], Steps] = usual_life
     refusals: list[ProblemError] = field(default_factory=list)  # each is the answer to one change
     answers: list[Sequence[str] | APIError] = field(default_factory=list)  # of the model; each to one question
-    break_watch_after: list[int] = field(default_factory=list)  # looks after which one watch each breaks off
+    end_watch_after: list[int] = field(default_factory=list)  # events after which one watch each ends
     page: int = 1000
     requests: list[Asked] = field(default_factory=list)
     url: str = ""
@@ -179,7 +179,7 @@ class FakeApi:
     def running(self) -> Iterator[Self]:
         """Serves on a free port of the loopback while the block lasts."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.url = "http://127.0.0.1:{}".format(listener.getsockname()[1])
+            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             config = uvicorn.Config(
                 _app(self), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
             )
@@ -234,8 +234,8 @@ class FakeApi:
             return [(shown.name, shown) for deployed in chosen if (shown := deployed.now) is not None]
 
         response = watch_response(read)
-        if self.break_watch_after:
-            response.body_iterator = _breaking(response.body_iterator, self.break_watch_after.pop(0))
+        if self.end_watch_after:
+            response.body_iterator = _ending(response.body_iterator, self.end_watch_after.pop(0))
         return response
 
 
@@ -251,10 +251,10 @@ def _status(spec: DeploymentSpec, **overrides: Any) -> DeploymentStatus:
     return DeploymentStatus(**(values | overrides))
 
 
-async def _breaking(events: Any, after: int) -> AsyncIterator[Any]:
+async def _ending(events: Any, after: int) -> AsyncIterator[Any]:
     async for event in events:
         if after == 0:
-            raise ConnectionResetError("the test breaks the watch here")
+            return
         after -= 1
         yield event
 

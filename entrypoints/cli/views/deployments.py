@@ -24,14 +24,14 @@ STATE_STYLES = {
     "stopped": "dim",
     "deleting": "dim",
 }
-_MODEL_CHARACTERS = 40
+_MODEL_CHARACTERS = 32
 
 
 def deployments_table(items: Sequence[Any]) -> Table:
     """`stoker ps`."""
     made = table("NAME", "MODEL", "STATE", "READY", "AGE", "MESSAGE")
-    for name in (0, 2, 3, 4):
-        made.columns[name].no_wrap = True
+    for column in made.columns[:-1]:
+        column.no_wrap = True
     for item in items:
         read = read_as(DeploymentRead, item)
         made.add_row(

@@ -31,7 +31,9 @@ def instance_fields(instance: InstanceRead) -> Table:
         made.add_row("Why there", cell(instance.placement.reason))
         made.add_row("Estimate", cell(estimate_line(instance.placement.estimate)))
     if instance.pending is not None:
-        made.add_row("Needs", cell("; or ".join(instance.pending.suggestions) or "see `stoker why`"))
+        made.add_row(
+            "Would fit", cell("; ".join(instance.pending.suggestions) or f"see `stoker why {instance.deployment}`")
+        )
     made.add_row("Generation", cell(f"{instance.generation}, incarnation {instance.incarnation}"))
     if instance.pid is not None:
         made.add_row("Process", cell(f"pid {instance.pid}"))

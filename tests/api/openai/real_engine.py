@@ -21,18 +21,29 @@ class RealEngine:
 
     host: str
     port: int
+    process: subprocess.Popen[str]
 
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
         return self.host, self.port
 
-    def slots_in_use(self) -> int:
+    async def slots_in_use(self) -> int:
         """How many requests it works on now."""
-        slots = httpx.get(
-            f"http://{self.host}:{self.port}/slots", headers={"authorization": f"Bearer {KEY}"}, timeout=30
-        )
-        return sum(slot["is_processing"] for slot in slots.raise_for_status().json())
+        return sum(slot["is_processing"] for slot in (await self._get("/slots")).json())
+
+    async def waiting(self) -> int:
+        """How many requests wait for a slot."""
+        found = re.search(r"^llamacpp:requests_deferred ([0-9]+)$", (await self._get("/metrics")).text, re.MULTILINE)
+        assert found is not None
+        return int(found[1])
+
+    async def _get(self, path: str) -> httpx.Response:
+        async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+            response = await client.get(
+                f"http://{self.host}:{self.port}{path}", headers={"authorization": f"Bearer {KEY}"}
+            )
+            return response.raise_for_status()
 
 
 @contextmanager
@@ -54,7 +65,7 @@ def running_engine(model: Path, *options: str) -> Iterator[RealEngine]:
             log.append(line)
             if found := re.search(r"listening on http://([0-9.]+):([0-9]+)", line):
                 reader.start()  # its log must go somewhere, or it would wait for a reader
-                yield RealEngine(found[1], int(found[2]))
+                yield RealEngine(found[1], int(found[2]), process)
                 return
         raise AssertionError("the engine did not start:\n" + "".join(log[-30:]))
     finally:

@@ -15,9 +15,9 @@ from stoker.domain.estimation import (
     TOKENIZER_OVERHEAD,
     EstimateRefusal,
     MemoryEstimate,
-    cells_per_slot,
     estimate,
     kv_cache_size,
+    padded,
 )
 from stoker.domain.gguf import LayerShape, ModelProfile
 from stoker.domain.units import GIB, KIB, MIB
@@ -90,7 +90,7 @@ def test_tied_embeddings_lie_on_both_sides_of_a_gpu_and_once_in_ram() -> None:
     ("context", "cells"), [(128, 256), (256, 256), (257, 512), (8191, 8192), (8192, 8192), (100_000, 100_096)]
 )
 def test_cells(context: int, cells: int) -> None:
-    assert cells_per_slot(context) == cells
+    assert padded(context) == cells
 
 
 @pytest.mark.parametrize(
@@ -103,12 +103,12 @@ def test_cells(context: int, cells: int) -> None:
     ],
 )
 def test_kv_cache(cache_type: CacheType, bytes_per_token: int) -> None:
-    assert kv_cache_size(make_profile(), cache_type, 1000, 3) == 3 * 1024 * bytes_per_token
+    assert kv_cache_size(make_profile(), cache_type, 3 * padded(1000)) == 3 * 1024 * bytes_per_token
 
 
 def test_layers_without_kv_heads_have_no_cache() -> None:
     layers = tuple(LayerShape(weights=1, heads_kv=heads, feed_forward=1) for heads in (8, 0, 4))
-    assert kv_cache_size(make_profile(layers=layers), CacheType.F16, 256, 1) == 256 * 12 * 256 * 2
+    assert kv_cache_size(make_profile(layers=layers), CacheType.F16, 256) == 256 * 12 * 256 * 2
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,8 @@ def test_layers_without_kv_heads_have_no_cache() -> None:
 def test_peak_of_activations(changed: dict[str, Any], options: dict[str, Any], peak: int) -> None:
     found = estimated(make_profile(**changed), EngineOptions(**options))
     tokens = min(options.get("micro_batch", 512), options.get("batch", 2048), options.get("context_length", 8192))
-    mask = 2 * tokens * cells_per_slot(options.get("context_length", 8192))
+    embeds = options.get("embeddings") or changed.get("pooling")
+    mask = 2 * tokens * padded(options.get("context_length", 8192)) * (4 if embeds else 1)  # one stream for all slots
     assert found.device_compute == peak * MIB + mask + 40 * tokens
 
 
@@ -267,5 +268,5 @@ def test_every_weight_lies_somewhere(profile: ModelProfile, asked: EngineOptions
 def test_the_context_asked_for_is_the_one_given(profile: ModelProfile, asked: EngineOptions, kind: DeviceKind) -> None:
     """`-c context·slots -np slots` gives each slot the cells that were estimated: the engine pads twice."""
     found = estimated(profile, asked, kind)
-    total = cells_per_slot(found.context_length * found.slots)
-    assert cells_per_slot(total // found.slots) == cells_per_slot(found.context_length)
+    total = padded(found.context_length * found.slots)
+    assert padded(total // found.slots) == padded(found.context_length)

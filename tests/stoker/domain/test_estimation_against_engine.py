@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from stoker.byte_source import FileSource
-from stoker.domain.estimation import MemoryEstimate, cells_per_slot, estimate
+from stoker.domain.estimation import MemoryEstimate, cache_shape, estimate, padded
 from stoker.domain.gguf import ModelProfile
 from stoker.domain.llamacpp import main_server_arguments
 from stoker.domain.placement.types import DeviceShare, Placement
@@ -134,6 +134,7 @@ def models(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         ("llama", {"context_length": 300, "slots": 7, "micro_batch": 128, "batch": 256}),
         ("llama", {"context_length": 256, "slots": 64, "micro_batch": 32}),
         ("llama", {"context_length": 2048, "slots": 1, "embeddings": True}),
+        ("llama", {"context_length": 512, "slots": 3, "embeddings": True}),
         ("qwen2", {"context_length": 8192, "slots": 4, "cache_type": "q8_0"}),
         ("qwen2", {"context_length": 128, "slots": 1, "micro_batch": 1024}),
         ("qwen3", {"context_length": 1024, "slots": 5, "cache_type": "q4_0"}),
@@ -143,7 +144,9 @@ def test_buffers(models: dict[str, Path], model: str, options: dict[str, Any]) -
     profile, needed, arguments = placed(models[model], **options)
     with running(arguments) as engine:
         pass
-    assert f"n_ctx_seq             = {cells_per_slot(needed.context_length)}\n" in engine.log
+    streams, cells = cache_shape(needed.context_length, needed.slots, unified=bool(options.get("embeddings")))
+    assert f"n_ctx_seq             = {cells}\n" in engine.log
+    assert f"{streams}/{streams} seqs" in engine.log or streams == 1
     assert f"n_seq_max             = {needed.slots}\n" in engine.log
     assert needed.host_cache / MIB == pytest.approx(engine.buffers["CPU KV"], abs=_LOG_STEP)
     assert needed.host_weights / MIB == pytest.approx(engine.buffers["CPU_Mapped model"], abs=_LOG_STEP)
@@ -206,4 +209,4 @@ def test_the_engine_gives_each_slot_the_context_that_was_asked_for(models: dict[
         properties = httpx.get(f"{engine.url}/props", timeout=30).json()
         slots = httpx.get(f"{engine.url}/slots", timeout=30).json()
     assert properties["total_slots"] == needed.slots == 3
-    assert [slot["n_ctx"] for slot in slots] == [cells_per_slot(700)] * 3
+    assert [slot["n_ctx"] for slot in slots] == [padded(700)] * 3

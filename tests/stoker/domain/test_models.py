@@ -68,5 +68,5 @@ def test_shards_are_named_from_the_first() -> None:
 
 
 def test_another_shard_than_the_first_is_refused() -> None:
-    with pytest.raises(ValueError, match="name the first, m-00001-of-00003.gguf"):
+    with pytest.raises(ValueError, match=r"name the first, m-00001-of-00003\.gguf"):
         shard_names("m-00002-of-00003.gguf")
