@@ -5,7 +5,6 @@ import signal
 from datetime import timedelta
 
 import structlog
-from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.worker import Worker
 
 from activities.estimation import EstimationActivities
@@ -18,19 +17,13 @@ from stoker.settings import Settings
 from stoker.storage.claims import ClaimLedger
 from stoker.storage.engine import Database
 from stoker.storage.projections import RowProjections
-from stoker.temporal import TemporalInstanceCalls, connect, register_search_attributes, workflow_runner
+from stoker.temporal import TemporalInstanceCalls, connect, quiet_runtime, register_search_attributes, workflow_runner
 from workflows.deployment import Deployment
 from workflows.instance import Instance
 
 log = structlog.get_logger()
 
 WORKFLOWS = [Deployment, Instance]
-
-
-def quiet_runtime() -> Runtime:
-    """Temporal's core logs warnings only: what matters is in our own log."""
-    filtered = TelemetryFilter(core_level="WARN", other_level="ERROR")
-    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=filtered)))
 
 
 async def run_control_plane(settings: Settings) -> None:

@@ -11,12 +11,12 @@ from api.app import create_app
 from api.deps import ApiContext
 from api.keyring import KeyRing
 from api.route_source import DatabaseRoutes
+from entrypoints.admin_key import ensure_admin_key
 from entrypoints.clock import utc_now
-from entrypoints.control_plane import quiet_runtime
-from entrypoints.data_folder import ensure_admin_key, join_token, server_secret
+from entrypoints.data_folder import join_token, server_secret
 from stoker.settings import Settings
 from stoker.storage.engine import Database
-from stoker.temporal import connect
+from stoker.temporal import connect, quiet_runtime
 
 log = structlog.get_logger()
 

@@ -26,7 +26,6 @@ from entrypoints.temporal_server import temporal_command
 from stoker.settings import Settings
 from stoker.storage.engine import Database
 from stoker.storage.migrate import migrate
-from stoker.temporal import connect
 
 log = structlog.get_logger()
 
@@ -34,6 +33,7 @@ UNUSABLE_SETTINGS = 2
 """The exit code of a process that cannot run as it was told: starting it again would not help."""
 
 READY_WITHIN_SECONDS = 60.0
+TEMPORAL_WITHIN_SECONDS = 10.0
 STOP_WITHIN_SECONDS = 45.0
 KEEP_LOG_BYTES = 20 * 1024 * 1024
 STEADY_SECONDS = 30.0
@@ -98,9 +98,8 @@ async def running_system(settings: Settings, stop: asyncio.Event) -> AsyncIterat
         environment = _environment(settings, own_temporal)
         if own_temporal:
             await stack.enter_async_context(children.running("temporal", temporal_command(settings), {}))
-        address = environment.get("STOKER_TEMPORAL__ADDRESS", "")
-        client = connect(address, wait_seconds=READY_WITHIN_SECONDS)
-        await first_of(stop.wait(), system.failed.wait(), client)
+        else:
+            await first_of(stop.wait(), _reaches_temporal(settings.temporal.address))
         stoker = [sys.executable, "-P", "-m", "entrypoints.cli.main"]
         for name in ("control-plane", "server", "worker"):
             await stack.enter_async_context(children.running(name, [*stoker, name], environment))
@@ -238,6 +237,16 @@ def _check_ports(settings: Settings, own_temporal: bool) -> None:
             raise CannotStartError(
                 f"port {port} on {host} is not free ({error.strerror}). Choose another for {what}"
             ) from error
+
+
+async def _reaches_temporal(address: str) -> None:
+    """Raises CannotStartError when the cluster that is to be used does not answer."""
+    from stoker.temporal import TemporalUnreachableError, connect
+
+    try:
+        await connect(address, wait_seconds=TEMPORAL_WITHIN_SECONDS)
+    except TemporalUnreachableError as error:
+        raise CannotStartError(f"{error}. Check TEMPORAL_ADDRESS, or unset it to run the built-in server") from error
 
 
 async def _answers(settings: Settings) -> bool:

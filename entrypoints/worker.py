@@ -19,7 +19,6 @@ from activities.downloads import DownloadActivities
 from activities.ports import MainServerSpec, ProcessKey
 from activities.servers import ServerActivities
 from entrypoints.concurrency import first_of
-from entrypoints.control_plane import quiet_runtime
 from entrypoints.data_folder import join_token
 from entrypoints.folder_lock import locked
 from stoker.domain.llamacpp import main_server_arguments
@@ -27,8 +26,9 @@ from stoker.domain.naming import download_queue, worker_queue
 from stoker.domain.workers import Device, Worker
 from stoker.secrets import agent_key, engine_key
 from stoker.settings import Settings
-from stoker.temporal import connect
+from stoker.temporal import connect, quiet_runtime
 from stoker.version import VERSION
+from worker_agent.attempts import AttemptJournal
 from worker_agent.control_api import ControlApi
 from worker_agent.downloads import HubDownloads
 from worker_agent.engines import EngineProgram, choose_engine
@@ -129,6 +129,8 @@ class _Host:
             wait_seconds=float("inf"),
             runtime=quiet_runtime(),
         )
+        journal = AttemptJournal(self._data_dir / "attempts")
+        await journal.fail_stale(client)
         servers = ServerActivities(self._supervisor)
         downloads = DownloadActivities(self._store, self._board.show)
         control = TemporalWorker(
@@ -137,6 +139,7 @@ class _Host:
             activities=[servers.serve_main, servers.drain_main, servers.kill_process, downloads.inspect_file],
             max_concurrent_activities=MAX_PROCESSES,
             max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+            interceptors=[journal],
             graceful_shutdown_timeout=timedelta(0),  # endless activities never finish by themselves
         )
         download = TemporalWorker(
@@ -145,6 +148,7 @@ class _Host:
             activities=[downloads.fetch_model],
             max_concurrent_activities=MAX_DOWNLOADS,
             max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+            interceptors=[journal],
             graceful_shutdown_timeout=timedelta(0),
         )
         async with control, download:

@@ -11,7 +11,7 @@ from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSe
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
-from temporalio.runtime import Runtime
+from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
@@ -32,6 +32,12 @@ def workflow_runner() -> SandboxedWorkflowRunner:
     """The sandbox for our workflows. Our own packages pass through it: they are pure, and loaded once."""
     restrictions = SandboxRestrictions.default.with_passthrough_modules("stoker", "activities", "pydantic", "structlog")
     return SandboxedWorkflowRunner(restrictions=restrictions)
+
+
+def quiet_runtime() -> Runtime:
+    """Temporal's core logs warnings only: what matters is in our own log."""
+    filtered = TelemetryFilter(core_level="WARN", other_level="ERROR")
+    return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter=filtered)))
 
 
 async def connect(

@@ -137,20 +137,28 @@ class Conversation:
         }
         speed, answer, complete = Speed(), "", False
         async with aclosing(client.chat({key: value for key, value in body.items() if value is not None})) as events:
-            async for event in events:
-                limit.reschedule(None)
-                if event.data == "[DONE]":
-                    complete = True
-                    break
-                chunk = json.loads(event.data)
-                if "error" in chunk:
-                    raise CliError(str(chunk["error"].get("message", chunk["error"])))
-                delta = "".join(choice.get("delta", {}).get("content") or "" for choice in chunk.get("choices", ()))
-                speed.saw(chunk, text=bool(delta))
-                answer += delta
-                typer.echo(for_stdout(delta), nl=False)
-        typer.echo()
+            try:
+                async for event in events:
+                    limit.reschedule(None)
+                    if event.data == "[DONE]":
+                        complete = True
+                        break
+                    delta = _delta(json.loads(event.data), speed)
+                    answer += delta
+                    typer.echo(for_stdout(delta), nl=False)
+            finally:
+                if answer or complete:
+                    typer.echo()
         if not complete:
             raise CliError(f"the answer of {ask.model} was cut off", hint=f"see `stoker describe {ask.model}`")
         typer.echo(str(speed), err=True)
         return answer
+
+
+def _delta(chunk: Any, speed: Speed) -> str:
+    """The text that a chunk of the stream adds. Raises CliError for one that says that the answer failed."""
+    if "error" in chunk:
+        raise CliError(str(chunk["error"].get("message", chunk["error"])))
+    text = "".join(choice.get("delta", {}).get("content") or "" for choice in chunk.get("choices", ()))
+    speed.saw(chunk, text=bool(text))
+    return text

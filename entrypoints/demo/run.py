@@ -31,7 +31,7 @@ class DemoFailedError(Exception):
 
 
 async def run_demo(*, stay: bool, stop: asyncio.Event) -> bool:
-    """True when the model answered. With `stay`, returns when `stop` is set. Raises DemoFailedError, CannotStartError."""
+    """True when the model answered. With `stay` it goes on until `stop`. Raises DemoFailedError, CannotStartError."""
     began = time.monotonic()
     console.print("[bold]Stoker's demo[/bold]: the whole system on this machine, and a real model\n")
     model = await asyncio.to_thread(fetch_demo_model)

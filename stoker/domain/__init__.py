@@ -1,1 +1,1 @@
-"""The pure heart of Stoker: what a model needs, where it fits, what is claimed. No I/O, clock, randomness or logging."""
+"""The pure heart: what a model needs, where it fits, what is claimed. No I/O, clock, randomness or logging."""

@@ -54,7 +54,7 @@ class DeploymentSpec(Value):
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0  # higher is served first when room is short
 
     def same_instances(self, other: "DeploymentSpec") -> bool:
-        """Whether instances made for `other` also answer this spec: only the number of replicas or the priority changed."""
+        """Whether instances made for `other` answer this spec too: only replicas or priority changed."""
         return self.model_copy(update={"replicas": other.replicas, "priority": other.priority}) == other
 
 

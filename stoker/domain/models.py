@@ -91,7 +91,7 @@ class ModelFiles(Value):
 
 
 def shard_names(first: str) -> tuple[str, ...]:
-    """The names of all shards, in order, given the first (`…-00001-of-0000N.gguf`); a name that is no shard stands alone.
+    """The names of all shards, in order, given the first (`…-00001-of-0000N.gguf`); any other name stands alone.
 
     Raises ValueError when the name is a shard other than the first: llama.cpp opens a sharded model by its first.
     """

@@ -1,4 +1,4 @@
-"""The names by which processes find each other through Temporal. They are a wire contract: never change one in place."""
+"""The names by which processes find each other through Temporal: a wire contract. Never change one in place."""
 
 from stoker.domain.base import DeploymentName, InstanceId, WorkerName
 

@@ -29,7 +29,7 @@ class DeploymentStatus(DeploymentProjection):
 
 
 class InstanceProjection(Value):
-    """The instance as its workflow wants it seen. Placement and reasons are not here: the claiming transaction writes them."""
+    """The instance as its workflow wants it seen. Placement and reasons are written by the claiming transaction."""
 
     instance_id: InstanceId
     deployment: DeploymentName

@@ -100,7 +100,7 @@ def test_embeddings(system: System, tiny: Path) -> None:
     assert len(one) > 0
     assert both[0].embedding == pytest.approx(one, abs=1e-3)
     system.cli("rm", "embedder")
-    assert system.claims() == {}
+    assert system.deployment("embedder") is None
 
 
 def test_the_command_line_shows_what_there_is(system: System, smol: str) -> None:

@@ -12,7 +12,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
@@ -192,6 +192,12 @@ class FakeApi:
                 server.should_exit = True
                 thread.join()
 
+    def reset(self) -> None:
+        """Forgets everything but where it listens. Watches that are still open go on seeing what they saw."""
+        fresh = FakeApi(url=self.url)
+        for each in fields(self):
+            setattr(self, each.name, getattr(fresh, each.name))
+
     # --- what routes ask of it ----------------------------------------------------------------------------------------
 
     def apply(self, wanted: DeploymentCreate) -> tuple[DeploymentRead, bool]:
@@ -221,13 +227,13 @@ class FakeApi:
         found = [instance for deployment in self.all_shown() for instance in deployment.instances]
         return sorted(found, key=lambda instance: instance.id)
 
-    def watched(self, names: Callable[[], Sequence[str]]) -> StreamingResponse:
-        """A watch over deployments: each look moves them on by a step."""
-        first = True
+    def watched(self, name: str | None = None) -> StreamingResponse:
+        """A watch over one deployment, or over all: each look moves them on by a step."""
+        first, known = True, self.deployments
 
         async def read() -> list[tuple[str, BaseModel]]:
             nonlocal first
-            chosen = [self.deployments[name] for name in names() if name in self.deployments]
+            chosen = [deployed for key, deployed in sorted(known.items()) if name in (None, key)]
             for deployed in () if first else chosen:
                 deployed.move_on()
             first = False
@@ -294,14 +300,14 @@ def _add_deployments(app: FastAPI, fake: FakeApi) -> None:
     @app.get("/api/v1/deployments", response_model=Page[DeploymentRead])
     async def listing(limit: int = 100, after: str = "", watch: bool = False) -> Any:
         if watch:
-            return fake.watched(lambda: sorted(fake.deployments))
+            return fake.watched()
         items = [item for item in fake.all_shown() if item.name > after]
         return page_of(items, [item.name for item in items], min(limit, fake.page))
 
     @app.get("/api/v1/deployments/{name}", response_model=DeploymentRead)
     async def get(name: str, watch: bool = False) -> Any:
         shown = fake.shown(name)
-        return fake.watched(lambda: [name]) if watch else shown
+        return fake.watched(name) if watch else shown
 
     @app.patch("/api/v1/deployments/{name}")
     async def change(name: str, body: DeploymentUpdate) -> DeploymentRead:

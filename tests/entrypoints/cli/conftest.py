@@ -19,12 +19,19 @@ PROGRAM = [sys.executable, "-m", "entrypoints.cli.main"]
 ENDS_WITHIN_SECONDS = 60
 
 
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
-    """A server that is told what to show; watches look at it a hundred times a second."""
-    monkeypatch.setattr("api.watch.LOOK_EVERY_SECONDS", 0.01)
+@pytest.fixture(scope="session")
+def running_api() -> Iterator[FakeApi]:
+    """A server for all tests."""
     with FakeApi().running() as running:
         yield running
+
+
+@pytest.fixture
+def api(running_api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> FakeApi:
+    """A server that is told what to show; watches look at it a hundred times a second."""
+    monkeypatch.setattr("api.watch.LOOK_EVERY_SECONDS", 0.01)
+    running_api.reset()
+    return running_api
 
 
 @pytest.fixture

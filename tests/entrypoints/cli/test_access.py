@@ -80,7 +80,9 @@ def test_a_key_that_is_none_is_not_repeated(key: str, monkeypatch: pytest.Monkey
     assert key not in str(refused.value)
 
 
-@pytest.mark.parametrize("url", ["box:8410", "127.0.0.1:8410", "ftp://box", "http://", "http://box:99999", "http://[::1"])
+@pytest.mark.parametrize(
+    "url", ["box:8410", "127.0.0.1:8410", "ftp://box", "http://", "http://box:99999", "http://[::1"]
+)
 def test_a_url_that_is_none(url: str) -> None:
     with pytest.raises(CliError, match="write it like http://127.0.0.1:8410") as refused:
         find_access(url)

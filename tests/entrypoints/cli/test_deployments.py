@@ -122,10 +122,10 @@ def test_pending_is_explained_once_and_waited_out(api: FakeApi, stoker: Stoker) 
 
 def test_too_late_is_exit_code_124(api: FakeApi, stoker: Stoker) -> None:
     api.life = lambda *_: [(instance(InstanceState.PENDING),)]
-    done = stoker(*DEPLOY, "--timeout", "0.3")
+    done = stoker(*DEPLOY, "--timeout", "1")
     assert (done.exit_code, done.stdout) == (124, "")
     assert done.stderr.splitlines()[-2:] == [
-        "error: smol does not run yet after 0.3 s: pending: "
+        "error: smol does not run yet after 1 s: pending: "
         "Needs 6 GiB; the nearest device, box-1/gpu0, has 2 GiB allocatable: 4 GiB short.",
         "hint: it goes on by itself: see `stoker why smol`",
     ]
@@ -281,9 +281,9 @@ def test_rm_without_waiting(api: FakeApi, stoker: Stoker) -> None:
 def test_rm_that_takes_too_long(api: FakeApi, stoker: Stoker) -> None:
     stuck = instance(InstanceState.STOPPING)
     api.add(name="smol", steps=[(stuck,)] * 1000 + [None])
-    done = stoker("rm", "smol", "--timeout", "0.3")
+    done = stoker("rm", "smol", "--timeout", "1")
     assert done.exit_code == 124
-    assert done.stderr.startswith("error: smol is not gone yet after 0.3 s\nhint: it goes on by itself")
+    assert done.stderr.startswith("error: smol is not gone yet after 1 s\nhint: it goes on by itself")
 
 
 def test_rm_of_what_is_not_there(stoker: Stoker) -> None:

@@ -37,7 +37,7 @@ def test_help_and_version_load_nothing_heavy(option: str) -> None:
 
 def test_help_lists_every_command_once(stoker: Stoker) -> None:
     done = stoker("--help")
-    listed = re.findall(r"^  ([a-z-]+)  ", done.stdout, flags=re.MULTILINE)
+    listed = re.findall(r"^  ([a-z][a-z-]*)  ", done.stdout, flags=re.MULTILINE)
     assert listed == COMMANDS
     assert done.exit_code == 0
 

@@ -34,8 +34,7 @@ def test_amount(state: InstanceState, progress: Progress | None, text: str) -> N
 
 def test_why_it_waits() -> None:
     assert waits_for(read(InstanceState.PENDING)) == [
-        "llama-a1b2c waits for room: "
-        "Needs 6 GiB; the nearest device, box-1/gpu0, has 2 GiB allocatable: 4 GiB short.",
+        "llama-a1b2c waits for room: Needs 6 GiB; the nearest device, box-1/gpu0, has 2 GiB allocatable: 4 GiB short.",
         "  it would fit: set slots to 1",
         "  it would fit: set cache_type to q4_0",
     ]
@@ -59,10 +58,16 @@ def test_a_line_at_each_change_and_now_and_then(capsys: pytest.CaptureFixture[st
     with Lines(clock) as lines:
         assert told(read(InstanceState.PLACING)) == "llama-a1b2c placing\n"
         assert told(read(InstanceState.PLACING)) == ""
-        assert told(read(DOWNLOADING, Progress(done=1 * GIB, total=4 * GIB))) == "llama-a1b2c downloading: 1 GiB of 4 GiB\n"
+        assert (
+            told(read(DOWNLOADING, Progress(done=1 * GIB, total=4 * GIB)))
+            == "llama-a1b2c downloading: 1 GiB of 4 GiB\n"
+        )
         assert told(read(DOWNLOADING, Progress(done=2 * GIB, total=4 * GIB))) == ""
         clock.now = LINE_EVERY_SECONDS
-        assert told(read(DOWNLOADING, Progress(done=3 * GIB, total=4 * GIB))) == "llama-a1b2c downloading: 3 GiB of 4 GiB\n"
+        assert (
+            told(read(DOWNLOADING, Progress(done=3 * GIB, total=4 * GIB)))
+            == "llama-a1b2c downloading: 3 GiB of 4 GiB\n"
+        )
         assert told(read(STARTING)) == "llama-a1b2c starting\n"
         clock.now = 10 * LINE_EVERY_SECONDS
         assert told(read(STARTING)) == ""  # nothing says how far it has come: nothing new to tell
@@ -71,7 +76,8 @@ def test_a_line_at_each_change_and_now_and_then(capsys: pytest.CaptureFixture[st
 
 def test_each_reason_to_wait_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     none = Unplaceable(
-        rejections=(Rejection(rule=Rule.NO_WORKERS, message="no worker"),), summary="No worker has joined the cluster yet."
+        rejections=(Rejection(rule=Rule.NO_WORKERS, message="no worker"),),
+        summary="No worker has joined the cluster yet.",
     )
     with Lines(Clock()) as lines:
         for state in (InstanceState.PENDING, InstanceState.PLACING, InstanceState.PENDING):

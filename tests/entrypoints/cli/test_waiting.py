@@ -13,7 +13,9 @@ RUNNING, STARTING, FAILED = InstanceState.RUNNING, InstanceState.STARTING, Insta
 STOPPING, PENDING, BACKOFF = InstanceState.STOPPING, InstanceState.PENDING, InstanceState.BACKOFF
 
 
-def make_read(*instances: tuple[int, InstanceState], generation: int, spec: DeploymentSpec | None = None) -> DeploymentRead:
+def make_read(
+    *instances: tuple[int, InstanceState], generation: int, spec: DeploymentSpec | None = None
+) -> DeploymentRead:
     """A deployment with instances, each of a generation and in a state."""
     spec = spec or make_spec()
     status = DeploymentStatus(

@@ -1,0 +1,163 @@
+"""`stoker describe | why | logs`."""
+
+import json
+
+import pytest
+import yaml
+
+from stoker.domain.deployments import EngineOptions, InstanceState
+from tests.entrypoints.cli.conftest import Stoker
+from tests.fakes.api import CREATED_AT, FakeApi, make_instance
+
+RUNNING, PENDING = InstanceState.RUNNING, InstanceState.PENDING
+
+
+def test_describe_tells_everything(api: FakeApi, stoker: Stoker) -> None:
+    options = EngineOptions(context_length=4096, threads=6, embeddings=True)
+    api.add(
+        make_instance(RUNNING),
+        options=options,
+        worker_selector={"zone": "lab"},
+        devices=(("box-1", "gpu0"),),
+        priority=3,
+        cpu_offload=True,
+    )
+    done = stoker("describe", "llama")
+    assert done.exit_code == 0
+    created = f"{CREATED_AT:%Y-%m-%d %H:%M:%S} UTC, 3m ago"
+    assert done.stdout.splitlines() == [
+        "Deployment  llama",
+        "State       running: all replicas answer",
+        "Replicas    1 running of 1",
+        "Model       hf:bartowski/Meta-Llama-3.1-8B-Instruct-GGUF:Q4_K_M",
+        "Revision    bf5b95e96dac0462e2a09145ec66cae9a3f12067",
+        "What it is  llama, 8.03 B parameters, 32 layers, Q4_K_M, trained on 131072 tokens",
+        "Size        4.58 GiB in 1 file",
+        "            Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf  4.58 GiB",
+        "Options     context 4096, slots 4, KV cache f16, batch 2048/512, threads 6, embeddings",
+        "Placement   spread, zone=lab, only box-1/gpu0, may use the CPU of a host with GPUs, priority 3",
+        "Generation  1",
+        f"Created     {created}",
+        f"Changed     {created}",
+        "Workflow    deployment/llama",
+        "",
+        "Instance llama-a1b2c",
+        "  State       running for 3m: answers on box-1",
+        "  Placed on   box-1: gpu0 (33 layers, 6 GiB)",
+        "  Why there   the emptiest GPU that holds it whole",
+        "  Estimate    weights 4 GiB + KV cache 1 GiB + compute 300 MiB + overhead 724 MiB, for 4 x 8192 tokens",
+        "  Generation  1, incarnation 1",
+        "  Process     pid 1234",
+        "  Workflow    instance/llama-a1b2c",
+    ]
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_describe_fits_the_terminal(
+    columns: str, api: FakeApi, stoker: Stoker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    api.add(make_instance(RUNNING), make_instance(PENDING, instance_id="llama-z"))
+    for command in (("describe", "llama"), ("why", "llama"), ("ps",)):
+        assert max(len(line) for line in stoker(*command).stdout.splitlines()) <= int(columns)
+
+
+def test_describe_as_data(api: FakeApi, stoker: Stoker) -> None:
+    api.add(make_instance(RUNNING))
+    expected = api.shown("llama").model_dump(mode="json")
+    assert json.loads(stoker("describe", "llama", "-o", "json").stdout) == expected
+    assert yaml.safe_load(stoker("describe", "llama", "-o", "yaml").stdout) == expected
+
+
+def test_why_it_is_where_it_is(api: FakeApi, stoker: Stoker) -> None:
+    api.add(make_instance(RUNNING))
+    assert stoker("why", "llama").stdout.splitlines() == [
+        "llama is running: 1 of 1 running",
+        "",
+        "llama-a1b2c running for 3m: answers on box-1",
+        "  why there: the emptiest GPU that holds it whole",
+        "  DEVICE      LAYERS  CLAIMED",
+        "  box-1/gpu0  33      6 GiB",
+        "  claimed: weights 4 GiB + KV cache 1 GiB + compute 300 MiB + overhead 724 MiB, for 4 x 8192 tokens",
+    ]
+
+
+def test_why_it_waits(api: FakeApi, stoker: Stoker) -> None:
+    api.add(make_instance(PENDING))
+    done = stoker("why", "llama")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines() == [
+        "llama is pending: 0 of 1 running",
+        "",
+        "llama-a1b2c pending for 3m: Needs 6 GiB; the nearest device, box-1/gpu0, has 2 GiB allocatable: 4 GiB short.",
+        "  WHERE       NEEDS  HAS FREE  SHORT  WHY NOT",
+        "  box-1/gpu0  6 GiB  2 GiB     4 GiB  not enough memory for the whole model",
+        "  box-2                               takes no new instances",
+        "  it would fit:",
+        "    set slots to 1",
+        "    set cache_type to q4_0",
+        "  it starts by itself as soon as there is room",
+    ]
+
+
+def test_why_it_failed(api: FakeApi, stoker: Stoker) -> None:
+    api.add(make_instance(InstanceState.FAILED, message="unknown architecture"))
+    shown = stoker("why", "llama").stdout
+    assert "llama-a1b2c failed for 3m: unknown architecture" in shown
+    assert shown.splitlines()[-1] == "  what it wrote: stoker logs llama-a1b2c"
+
+
+def test_why_there_is_nothing(api: FakeApi, stoker: Stoker) -> None:
+    api.add(replicas=0)
+    assert stoker("why", "llama").stdout == "llama is stopped: 0 of 0 running\nno replicas are wanted\n"
+
+
+def test_why_as_data_is_the_reasons_alone(api: FakeApi, stoker: Stoker) -> None:
+    api.add(make_instance(PENDING))
+    told = json.loads(stoker("why", "llama", "-o", "json").stdout)
+    assert set(told) == {"name", "state", "message", "instances"}
+    (instance,) = told["instances"]
+    assert set(instance) == {"id", "state", "message", "placement", "pending"}
+    assert instance["pending"]["rejections"][0]["short_bytes"] == 4 * 1024**3
+
+
+@pytest.mark.parametrize("command", ["describe", "why", "logs"])
+def test_of_what_is_not_there(command: str, stoker: Stoker) -> None:
+    done = stoker(command, "nix")
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert done.stderr.startswith("error: there is no ")
+
+
+# --- logs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-a1b2c"])
+def test_logs_of_one_instance(name: str, api: FakeApi, stoker: Stoker) -> None:
+    api.add(make_instance(RUNNING))
+    api.logs["llama-a1b2c"] = ["one", "two\u2028still two", "three"]
+    done = stoker("logs", name, "--tail", "2")
+    assert (done.exit_code, done.stdout) == (0, "two\u2028still two\nthree\n")
+    assert stoker("logs", name, "-f", "-n", "1").stdout == "three\nand more\n"
+
+
+def test_logs_of_several_instances_name_them(api: FakeApi, stoker: Stoker) -> None:
+    api.add(make_instance(RUNNING, instance_id="llama-a"), make_instance(RUNNING, instance_id="llama-long"))
+    api.logs |= {"llama-a": ["1", "2"], "llama-long": ["3"]}
+    done = stoker("logs", "llama")
+    assert sorted(done.stdout.splitlines()) == ["llama-a     1", "llama-a     2", "llama-long  3"]
+
+
+def test_logs_where_only_some_can_be_had(api: FakeApi, stoker: Stoker) -> None:
+    api.add(make_instance(RUNNING, instance_id="llama-a"), make_instance(PENDING, instance_id="llama-b"))
+    api.logs["llama-a"] = ["1"]
+    done = stoker("logs", "llama")
+    assert (done.exit_code, done.stdout) == (0, "llama-a  1\n")
+    assert done.stderr == "error: there is no instance 'llama-b'\n"
+    del api.logs["llama-a"]
+    assert stoker("logs", "llama").exit_code == 3
+
+
+def test_logs_of_a_deployment_that_is_stopped(api: FakeApi, stoker: Stoker) -> None:
+    api.add(replicas=0)
+    done = stoker("logs", "llama")
+    assert (done.exit_code, done.stderr) == (1, "error: llama has no instances: no replicas are wanted\n")

@@ -1,0 +1,198 @@
+"""On a terminal: bars, tables that are kept current, conversations; and Ctrl-C."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from stoker.domain.deployments import InstanceState
+from tests.entrypoints.cli.conftest import ENDS_WITHIN_SECONDS, PROGRAM, Stoker
+from tests.fakes.api import FakeApi, chat_answer, make_instance
+
+COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-9]|9[0-7])(?:;[0-9]+)*m")
+
+
+class Terminal:
+    """A program whose stdin, stdout and stderr are one terminal."""
+
+    def __init__(self, process: subprocess.Popen[bytes], master: int) -> None:
+        self.process, self._master = process, master
+        self.shown = ""
+
+    def wait_for(self, text: str) -> None:
+        """Reads until `text` was shown (again, after what was waited for before)."""
+        start = len(self.shown)
+        deadline = time.monotonic() + ENDS_WITHIN_SECONDS
+        while text not in self.shown[start:]:
+            assert time.monotonic() < deadline, f"{text!r} never came: {self.shown!r}"
+            assert self._read(), f"ended before {text!r}: {self.shown!r}"
+
+    def type(self, text: str) -> None:
+        """As somebody would on a keyboard."""
+        os.write(self._master, text.encode())
+
+    def ended(self) -> int:
+        """Reads the rest; the exit code."""
+        while self._read():
+            pass
+        return self.process.wait(ENDS_WITHIN_SECONDS)
+
+    def _read(self) -> bool:
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # Linux's way of saying that nobody has the terminal open any more
+            data = b""
+        self.shown += data.decode(errors="replace")
+        return bool(data)
+
+
+TerminalStoker = Callable[..., Terminal]
+
+
+@pytest.fixture
+def on_terminal(api: FakeApi, environment: dict[str, str]) -> Iterator[TerminalStoker]:
+    """Starts `stoker ARGUMENTS…` on a terminal of 100 columns, against `api`."""
+    started: list[tuple[subprocess.Popen[bytes], int]] = []
+
+    def start(*arguments: str, **env: str) -> Terminal:
+        master, slave = pty.openpty()
+        access = {"STOKER_SERVER": api.url, "STOKER_API_KEY": api.admin_key, "COLUMNS": "100"}
+        process = subprocess.Popen(
+            [*PROGRAM, *arguments], env=environment | access | env, stdin=slave, stdout=slave, stderr=slave
+        )
+        os.close(slave)
+        started.append((process, master))
+        return Terminal(process, master)
+
+    yield start
+    for process, master in started:
+        process.kill()
+        process.wait()
+        os.close(master)
+
+
+@contextmanager
+def on_pipes(api: FakeApi, environment: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """`stoker ARGUMENTS…` with pipes for stdout and stderr."""
+    env = environment | {"STOKER_SERVER": api.url, "STOKER_API_KEY": api.admin_key}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*PROGRAM, *arguments], env=env, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("no_colour", [False, True])
+def test_deploy_shows_a_bar(no_colour: bool, on_terminal: TerminalStoker) -> None:
+    terminal = on_terminal("deploy", "smol", "-m", "hf:a/b", **({"NO_COLOR": "1"} if no_colour else {}))
+    assert terminal.ended() == 0
+    assert "━━━" in terminal.shown
+    assert "smol is " in terminal.shown
+    assert bool(COLOUR.search(terminal.shown)) is not no_colour
+
+
+def test_deploy_on_a_terminal_says_why_it_waits(api: FakeApi, on_terminal: TerminalStoker) -> None:
+    api.life = lambda *_: [(make_instance(InstanceState.PENDING, instance_id="smol-0", deployment="smol"),)]
+    terminal = on_terminal("deploy", "smol", "-m", "hf:a/b")
+    terminal.wait_for("it would fit: set slots to 1")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.ended() == 130
+    assert terminal.shown.rstrip().endswith("smol goes on by itself: see `stoker ps`")
+
+
+def test_ctrl_c_while_waiting_is_exit_code_130(api: FakeApi, environment: dict[str, str]) -> None:
+    api.life = lambda *_: [(make_instance(InstanceState.STARTING, instance_id="smol-0", deployment="smol"),)]
+    with on_pipes(api, environment, "deploy", "smol", "-m", "hf:a/b") as process:
+        assert process.stderr is not None
+        assert [process.stderr.readline() for _ in range(2)] == ["smol: created, hf:a/b\n", "smol-0 starting\n"]
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "smol goes on by itself: see `stoker ps`\n"
+        assert process.wait(ENDS_WITHIN_SECONDS) == 130
+
+
+def test_ps_watch_keeps_a_table_current(api: FakeApi, on_terminal: TerminalStoker) -> None:
+    starting, running = make_instance(InstanceState.STARTING), make_instance(InstanceState.RUNNING)
+    api.add(steps=[(starting,), (running,), ()])
+    terminal = on_terminal("ps", "--watch")
+    for shown in ("0/1", "1/1", "0/1"):
+        terminal.wait_for(shown)
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.ended() == 130
+    assert "error" not in terminal.shown.lower()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (
+            ("ps", "--watch"),
+            [
+                "added     llama  hf:bartows…-Instruct-GGUF:Q4_K_M  progressing  0/1  3m  \n",
+                "modified  llama  hf:bartows…-Instruct-GGUF:Q4_K_M  running  1/1  3m  all replicas answer\n",
+                "deleted   llama  hf:bartows…-Instruct-GGUF:Q4_K_M  running  1/1  3m  all replicas answer\n",
+            ],
+        ),
+        (("ps", "-w", "-o", "json"), ['{"event": "added", ', '{"event": "modified", ', '{"event": "deleted", ']),
+    ],
+)
+def test_ps_watch_elsewhere_is_a_line_a_change(
+    arguments: tuple[str, ...], lines: list[str], api: FakeApi, environment: dict[str, str]
+) -> None:
+    api.add(steps=[(make_instance(InstanceState.STARTING),), (make_instance(InstanceState.RUNNING),), None])
+    with on_pipes(api, environment, *arguments) as process:
+        assert process.stdout is not None
+        for line in lines:
+            assert process.stdout.readline().startswith(line)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(ENDS_WITHIN_SECONDS) == 130
+
+
+def test_a_conversation(api: FakeApi, on_terminal: TerminalStoker) -> None:
+    api.answers = [chat_answer("Apple."), chat_answer("Cherry.")]
+    terminal = on_terminal("chat", "llama")
+    terminal.wait_for("> ")
+    terminal.type("Name a fruit.\n")
+    terminal.wait_for("tokens/s")
+    terminal.type("\nAnother?\n")
+    terminal.wait_for("Cherry.")
+    terminal.wait_for("> ")
+    terminal.type("\x04")
+    assert terminal.ended() == 0
+    assert api.bodies("POST", "/v1/chat/completions")[1]["messages"] == [
+        {"role": "user", "content": "Name a fruit."},
+        {"role": "assistant", "content": "Apple."},
+        {"role": "user", "content": "Another?"},
+    ]
+
+
+def test_a_conversation_goes_on_after_an_error(api: FakeApi, on_terminal: TerminalStoker) -> None:
+    api.answers = [chat_answer("Apple", done=False), chat_answer("Cherry.")]
+    terminal = on_terminal("chat", "llama")
+    terminal.wait_for("> ")
+    terminal.type("Name a fruit.\n")
+    terminal.wait_for("was cut off")
+    terminal.type("Again?\n")
+    terminal.wait_for("Cherry.")
+    assert api.bodies("POST", "/v1/chat/completions")[1]["messages"] == [{"role": "user", "content": "Again?"}]
+
+
+def test_ctrl_c_at_the_prompt_ends_a_conversation(on_terminal: TerminalStoker) -> None:
+    terminal = on_terminal("chat", "llama")
+    terminal.wait_for("> ")
+    terminal.process.send_signal(signal.SIGINT)
+    assert terminal.ended() == 130
+
+
+def test_a_model_cannot_steer_the_terminal(api: FakeApi, on_terminal: TerminalStoker, stoker: Stoker) -> None:
+    api.answers = [chat_answer("\x1b[2Jgone")] * 2
+    terminal = on_terminal("chat", "llama", "Clear my screen.")
+    assert terminal.ended() == 0
+    assert "\ufffd[2Jgone" in terminal.shown
+    assert stoker("chat", "llama", "Clear my screen.").stdout == "\x1b[2Jgone\n"  # a pipe gets what the model said
