@@ -47,13 +47,15 @@ class ServerActivities:
         key = input.key
         latest: ProcessStatus | None = None
         teller: asyncio.Task[None] | None = None
+        began = asyncio.get_running_loop().time()
         try:
             async with beating(lambda: latest):
                 latest = await self._supervisor.ensure_started(input)
                 async with aclosing(self._supervisor.watch(key)) as statuses:
                     async for latest in statuses:
                         if latest.phase is ProcessPhase.READY and teller is None:
-                            teller = asyncio.create_task(_tell_ready(key, latest))
+                            took = asyncio.get_running_loop().time() - began
+                            teller = asyncio.create_task(_tell_ready(key, latest, 0.0 if latest.adopted else took))
         except ProcessStartError as error:
             return ProcessEnd(cause=f"could not be started: {error}", retryable=error.retryable)
         except asyncio.CancelledError:
@@ -80,9 +82,15 @@ class ServerActivities:
             await self._supervisor.kill(input)
 
 
-async def _tell_ready(key: ProcessKey, status: ProcessStatus) -> None:
+async def _tell_ready(key: ProcessKey, status: ProcessStatus, load_seconds: float) -> None:
     """Signals the instance that its main server answers; tries again while Temporal is away."""
-    ready = MainReady(incarnation=key.incarnation, port=status.port, pid=status.pid, adopted=status.adopted)
+    ready = MainReady(
+        incarnation=key.incarnation,
+        port=status.port,
+        pid=status.pid,
+        adopted=status.adopted,
+        load_seconds=load_seconds,
+    )
     while True:
         try:
             await _owner().signal(READY_SIGNAL, ready)

@@ -250,7 +250,7 @@ async def _reaches_temporal(address: str) -> None:
 
 
 async def _answers(settings: Settings) -> bool:
-    """Returns True when the API answers and this machine's worker has joined. Raises CannotStartError."""
+    """True when the API answers, its checks are well, and this machine's worker has joined. Raises CannotStartError."""
     headers = {}
     async with httpx.AsyncClient(base_url=settings.api_url, timeout=5.0, trust_env=False) as client:
         try:
@@ -259,8 +259,10 @@ async def _answers(settings: Settings) -> bool:
                     with suppress(httpx.HTTPError, OSError):
                         key = admin_key_file(settings).read_text().strip()
                         headers = {"authorization": f"Bearer {key}"}
+                        checks = (await client.get("/readyz")).json()["checks"].values()
                         workers = await client.get("/api/v1/workers", headers=headers)
-                        if workers.status_code == 200 and workers.json()["data"]:
+                        joined = workers.status_code == 200 and bool(workers.json()["data"])
+                        if joined and all(check["status"] == "ok" for check in checks):
                             return True
                     await asyncio.sleep(0.05)
         except TimeoutError:

@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 import uvicorn
 from huggingface_hub.constants import HF_HUB_CACHE
+from temporalio.client import Client
 from temporalio.worker import Worker as TemporalWorker
 
 from activities.downloads import DownloadActivities
@@ -116,19 +117,20 @@ class _Host:
     async def _live(self, supervisor: HostSupervisor, listener: socket.socket) -> None:
         """Joins if need be, then reports, works and answers for logs, until cancelled or one of them fails."""
         heartbeat = Heartbeat(self._api, self._look, supervisor, self._board)
-        if self._api.identity is None:
-            await heartbeat.join()
-        parts = (heartbeat.run(), heartbeat.watch_loading(), self._work(), self._serve_logs(listener))
-        await first_of(*parts)
-
-    async def _work(self) -> None:
-        """Takes work from the host's queues, until cancelled."""
+        # Temporal first: a worker that has joined is one that takes work.
         client = await connect(
             self._settings.temporal.address,
             identity=f"agent@{self._name}",
             wait_seconds=float("inf"),
             runtime=quiet_runtime(),
         )
+        if self._api.identity is None:
+            await heartbeat.join()
+        parts = (heartbeat.run(), heartbeat.watch_loading(), self._work(client), self._serve_logs(listener))
+        await first_of(*parts)
+
+    async def _work(self, client: Client) -> None:
+        """Takes work from the host's queues, until cancelled."""
         journal = AttemptJournal(self._data_dir / "attempts")
         await journal.fail_stale(client)
         servers = ServerActivities(self._supervisor)

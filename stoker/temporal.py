@@ -6,8 +6,10 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
@@ -22,6 +24,7 @@ log = structlog.get_logger()
 
 _CONNECT_PAUSE_SECONDS = 0.25
 _RPC_TIMEOUT = timedelta(seconds=10)
+_PROBE_TIMEOUT = timedelta(seconds=2)
 
 
 class TemporalUnreachableError(Exception):
@@ -87,6 +90,17 @@ async def register_search_attributes(client: Client) -> None:
     except RPCError as error:
         if error.status is not RPCStatusCode.ALREADY_EXISTS:
             raise
+
+
+async def has_pollers(client: Client, queue: str) -> bool:
+    """Whether anybody took work from the queue of late. Raises RPCError, RuntimeError when Temporal is away."""
+    request = DescribeTaskQueueRequest(
+        namespace=client.namespace,
+        task_queue=TaskQueue(name=queue),
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    )
+    answer = await client.workflow_service.describe_task_queue(request, timeout=_PROBE_TIMEOUT)
+    return bool(answer.pollers)
 
 
 class TemporalInstanceCalls:

@@ -90,8 +90,11 @@ class Instance:
     @workflow.signal(name=READY_SIGNAL)
     def main_ready(self, ready: MainReady) -> None:
         """The main server answers."""
-        if ready.incarnation == self._input.incarnation:
-            self._ready = ready
+        if ready.incarnation != self._input.incarnation:
+            return
+        if self._ready is not None and ready.adopted:  # the same process, told again: how long it loaded is known
+            ready = ready.model_copy(update={"load_seconds": self._ready.load_seconds})
+        self._ready = ready
 
     @workflow.query
     def state(self) -> InstanceState:
@@ -342,6 +345,7 @@ class Instance:
             message=self._message,
             port=ready.port if ready else 0,
             pid=ready.pid if ready else 0,
+            load_seconds=ready.load_seconds if ready else 0.0,
         )
 
     async def _write_row(self, row: InstanceProjection) -> None:

@@ -20,6 +20,7 @@ class Endpoint:
     anthropic: bool = False  # errors, whole and in streams, as the Anthropic SDK reads them
     usage_in_finish: bool = False  # llama-server puts usage into the stream's finish chunk, asked or not
     usage_on_request: bool = False  # `stream_options.include_usage` is known here
+    role_in_first_delta: bool = False  # the first chunk of a stream names the role
 
     @property
     def engine_path(self) -> str:
@@ -30,7 +31,7 @@ class Endpoint:
 ENDPOINTS: dict[str, Endpoint] = {
     endpoint.path: endpoint
     for endpoint in (
-        Endpoint("/chat/completions", ("messages",), _DONE, usage_on_request=True),
+        Endpoint("/chat/completions", ("messages",), _DONE, usage_on_request=True, role_in_first_delta=True),
         Endpoint("/completions", ("prompt",), _DONE, usage_on_request=True, usage_in_finish=True),
         Endpoint("/embeddings", ("input",)),
         Endpoint("/rerank", ("query", "documents")),

@@ -11,7 +11,7 @@ from api.openai.engine_errors import translate_event
 from api.openai.errors import APIError, Header, engine_failed, engine_timed_out
 from api.openai.exchange import Exchange
 from api.openai.metering import Meter, Usage, status_class, usage_of, usage_of_events, usage_of_stream
-from api.openai.sse import EventCutter, UsageShape, error_at, is_last
+from api.openai.sse import EventCutter, StreamShape, error_at, is_last
 from api.openai.validation import EngineRequest
 
 _TAIL_BLOCKS = 3  # usage stands in the last event or the one before, each of which may come by itself
@@ -127,7 +127,7 @@ class _Stream:
         self.failure: APIError | None = None  # the engine's own word for why it ended
         self._job, self._exchange = job, exchange
         self._cutter = EventCutter()
-        self._shape = UsageShape(job.endpoint, include_usage=job.request.include_usage, choices=job.request.choices)
+        self._shape = StreamShape(job.endpoint, include_usage=job.request.include_usage, choices=job.request.choices)
         self._first = b""
         self._tail: deque[bytes] = deque(maxlen=_TAIL_BLOCKS)
         self._summed = Usage()

@@ -14,6 +14,8 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024  # `response.completed` repeats the whole answ
 _CHUNK = b'data: {"choices":[{'
 _CHUNK_WITHOUT_USAGE = b'data: {"usage":null,"choices":[{'
 _USAGE = b'"usage":{'
+_DELTA = b'"delta":{'
+_ROLE = b'"role":"assistant"'
 _NULL_EVENT = b"data: null\n\n"
 _DONE_EVENT = b"data: [DONE]\n\n"
 
@@ -50,11 +52,13 @@ def is_last(events: bytes, endpoint: Endpoint) -> bool:
     return any(mark in events for mark in endpoint.end_marks)
 
 
-class UsageShape:
-    """Puts usage where OpenAI puts it in a stream: nowhere, or null in every chunk and whole in one before the end.
+class StreamShape:
+    """Makes a stream what OpenAI's is, where llama-server's is not; all else passes byte for byte.
 
-    llama-server leaves the nulls out; with several choices or prompts it sends usage for each. On /completions usage
-    stands in the finish chunk, whether it was asked for or not, and several prompts begin with the event `null`.
+    - Usage is nowhere, or, when it was asked for, null in every chunk and whole in one before the end. llama-server
+      leaves the nulls out and, with several choices or prompts, sends usage for each. On /completions usage stands in
+      the finish chunk, asked for or not, and several prompts begin with the event `null`.
+    - A chat's first delta names the role. llama-server's does not when the first character took several tokens.
     """
 
     def __init__(self, endpoint: Endpoint, *, include_usage: bool, choices: int = 1) -> None:
@@ -62,11 +66,14 @@ class UsageShape:
         self._in_finish = endpoint.usage_in_finish
         self._include = include_usage and endpoint.usage_on_request
         self._choices = choices
+        self._role_due = endpoint.role_in_first_delta
         self._last: dict[str, Any] = {}  # the last chunk that had usage
         self._usages: list[dict[str, Any]] = []
 
     def __call__(self, events: bytes) -> bytes:
         """The events as they are to be sent."""
+        if self._role_due:
+            events = self._with_role(events)
         if self._in_finish and _NULL_EVENT in events:
             events = events.replace(_NULL_EVENT, b"")
         if (self._in_finish or self._include) and _USAGE in events:
@@ -76,6 +83,15 @@ class UsageShape:
         if self._usages and events.endswith(_DONE_EVENT):
             events = events.removesuffix(_DONE_EVENT) + self._usage_event() + _DONE_EVENT
         return events.replace(_CHUNK, _CHUNK_WITHOUT_USAGE)
+
+    def _with_role(self, events: bytes) -> bytes:
+        at = events.find(_DELTA) + len(_DELTA)
+        if at < len(_DELTA):  # a comment, perhaps
+            return events
+        self._role_due = False
+        if b'"role":' in events[at : events.find(b"\n\n", at)]:
+            return events
+        return events[:at] + (_ROLE if events[at : at + 1] == b"}" else _ROLE + b",") + events[at:]
 
     def _without_usage(self, event: bytes) -> bytes:
         if _USAGE in event:

@@ -1,6 +1,6 @@
 """`/livez`, `/readyz`, `/version`, `/metrics`: for whoever watches the API itself."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
@@ -11,11 +11,11 @@ from sqlmodel import Session
 from temporalio.service import RPCError
 
 from api.deps import ContextDep
+from stoker.domain.naming import CONTROL_QUEUE
+from stoker.temporal import has_pollers
 from stoker.version import VERSION
 
 router = APIRouter(tags=["health"])
-
-_CHECK_WITHIN = timedelta(seconds=2)
 
 
 @router.get("/livez")
@@ -30,21 +30,23 @@ async def readyz(context: ContextDep) -> JSONResponse:
 
     Temporal is shown and not required: models that run are served without it.
     """
-    database = temporal = "ok"
+    database = temporal = control_plane = "ok"
     try:
         await context.read(_reaches_database)
     except SQLAlchemyError as error:
         database = f"failed: {type(error).__name__}"
     try:
-        await context.temporal.service_client.check_health(timeout=_CHECK_WITHIN)
+        if not await has_pollers(context.temporal, CONTROL_QUEUE):
+            control_plane = "failed: nobody takes work from its queue"
     except (RPCError, RuntimeError) as error:
-        temporal = f"failed: {type(error).__name__}"
+        temporal = control_plane = f"failed: {type(error).__name__}"
     ready = database == "ok" or bool(context.routes.current().models)
     body = {
         "status": "ok" if ready else "failed",
         "checks": {
             "database": {"status": database, "required": "for changes; known models are served without it"},
             "temporal": {"status": temporal, "required": "for changes only"},
+            "control_plane": {"status": control_plane, "required": "for changes only"},
         },
     }
     return JSONResponse(body, status_code=200 if ready else 503)

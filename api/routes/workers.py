@@ -106,7 +106,7 @@ def _gained_room(before: WorkerStatus, after: WorkerStatus) -> bool:
 
 
 async def _wake_who_fits(context: ApiContext) -> None:
-    """Tells exactly the pending instances that fit now. Should Temporal be away, their own safety timer finds it out."""
+    """Tells exactly the pending instances that fit now. Should Temporal be away, their safety timers find it out."""
     woken = await context.in_thread(context.ledger.wakeable)
     try:
         await context.instances.wake(woken)

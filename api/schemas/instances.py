@@ -95,6 +95,7 @@ class InstanceRead(BaseModel):
     pending: PendingRead | None
     progress: ProgressRead | None
     pid: int | None
+    load_seconds: float | None
     workflow_id: str
     created_at: datetime
     state_since: datetime
@@ -146,6 +147,7 @@ class InstanceRead(BaseModel):
             if progress
             else None,
             pid=status.pid or None,
+            load_seconds=status.load_seconds or None,
             workflow_id=instance_workflow_id(status.instance_id),
             created_at=status.created_at,
             state_since=status.state_since,

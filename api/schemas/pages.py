@@ -17,6 +17,6 @@ class Page(BaseModel, Generic[T]):
 
 
 def page_of(items: Sequence[T], ids: Sequence[str], limit: int) -> Page[T]:
-    """The page made of up to `limit` of `items`; the caller asked storage for one more, to know whether there is more."""
+    """The page made of up to `limit` of `items`; the caller asked for one more, to know whether there is more."""
     shown = list(items[:limit])
     return Page(data=shown, has_more=len(items) > limit, last=ids[len(shown) - 1] if shown else None)

@@ -39,6 +39,7 @@ class InstanceProjection(Value):
     message: str = ""
     port: int = 0  # of the main server, on its worker's address; 0: not routable
     pid: int = 0
+    load_seconds: float = 0.0  # from the start of the main server to its first answer; 0: unknown
 
 
 class Progress(Value):

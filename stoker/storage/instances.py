@@ -23,7 +23,7 @@ class Instances:
         if projection.incarnation < row.incarnation:
             return
         self._enter(row, projection.state, projection.incarnation, projection.message)
-        row.port, row.pid = projection.port, projection.pid
+        row.port, row.pid, row.load_seconds = projection.port, projection.pid, projection.load_seconds
         if projection.state not in (InstanceState.DOWNLOADING, InstanceState.STARTING):
             row.progress = None
         self._session.add(row)

@@ -63,6 +63,7 @@ class InstanceRow(SQLModel, table=True):
     message: str = Field(default="", sa_type=Text)
     port: int = 0
     pid: int = 0
+    load_seconds: float = 0.0
     worker: str = ""
     priority: int = 0
     request: dict[str, Any] | None = Field(default=None, sa_type=Json)  # the PlacementRequest that is held or waits

@@ -128,7 +128,7 @@ def test_health_and_metrics(system: System, smol: str) -> None:
         assert api.get(f"{system.url}/livez").json() == {"status": "ok"}
         ready = api.get(f"{system.url}/readyz")
         assert (ready.status_code, ready.json()["status"]) == (200, "ok")
-        assert set(ready.json()["checks"]) == {"database", "temporal"}
+        assert set(ready.json()["checks"]) == {"database", "temporal", "control_plane"}
         system.openai().completions.create(model=smol, prompt="a", max_tokens=2)
         metrics = api.get(f"{system.url}/metrics").text
     assert f'stoker_requests_total{{model="{smol}",status_class="2xx"}}' in metrics

@@ -28,6 +28,9 @@ class RealEngine:
         """Where it listens."""
         return self.host, self.port
 
+    # Ask rarely: every answer of the engine, to anyone, puts off by a second its look at whose client has gone
+    # (server_response::recv_with_timeout waits anew after each).
+
     async def slots_in_use(self) -> int:
         """How many requests it works on now."""
         return sum(slot["is_processing"] for slot in (await self._get("/slots")).json())

@@ -58,9 +58,9 @@ async def client_of(*routes: ModelRoute, key: str = KEY) -> AsyncIterator[tuple[
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     """Asks again until it holds; what it waits for is far from happening by itself in that time."""
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(10):
         while not await condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(1.2)  # see RealEngine: asking more often would keep it from happening
 
 
 # --- conformance ---
@@ -273,6 +273,14 @@ async def test_a_client_that_goes_in_mid_stream(engine: RealEngine) -> None:
 
         asking = asyncio.create_task(read())
         await begun.wait()
+        await goes(door, asking, engine)
+
+
+async def test_a_client_that_goes_while_its_answer_in_one_piece_is_made(engine: RealEngine) -> None:
+    async with client_of(route(engine)) as (client, door):
+        asking = asyncio.create_task(client.chat.completions.create(**FOR_EVER))
+        await asyncio.sleep(1)  # its prompt is short
+        assert await engine.slots_in_use() == 1
         await goes(door, asking, engine)
 
 

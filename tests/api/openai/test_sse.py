@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.openai.endpoints import ENDPOINTS, Endpoint
-from api.openai.sse import MAX_EVENT_BYTES, EventCutter, UsageShape, error_at, is_last
+from api.openai.sse import MAX_EVENT_BYTES, EventCutter, StreamShape, error_at, is_last
 from tests.api.openai.recordings import recorded_body
 
 CHAT, COMPLETIONS = ENDPOINTS["/chat/completions"], ENDPOINTS["/completions"]
@@ -32,7 +32,7 @@ def blocks(stream: bytes, *cuts: int) -> list[bytes]:
 
 
 def shaped(name: str, *, include_usage: bool, choices: int = 1) -> bytes:
-    shape = UsageShape(STREAMS[name], include_usage=include_usage, choices=choices)
+    shape = StreamShape(STREAMS[name], include_usage=include_usage, choices=choices)
     return b"".join(shape(events) for events in blocks(recorded_body(name), *event_ends(recorded_body(name))))
 
 
@@ -94,9 +94,9 @@ def test_generated_text_is_never_taken_for_an_end_or_an_error() -> None:
     for endpoint in ENDPOINTS.values():
         assert not is_last(event, endpoint)
         assert error_at(event, endpoint) == -1
-        assert UsageShape(endpoint, include_usage=False)(event) == event
-        sent = UsageShape(endpoint, include_usage=True)(event)
-        assert json.loads(sent.removeprefix(b"data: "))["choices"][0]["delta"]["content"] == text
+        for include_usage in (False, True):
+            sent = StreamShape(endpoint, include_usage=include_usage)(event)
+            assert json.loads(sent.removeprefix(b"data: "))["choices"][0]["delta"]["content"] == text
 
 
 def test_where_an_error_begins() -> None:
@@ -104,6 +104,28 @@ def test_where_an_error_begins() -> None:
     assert error_at(before + b'data: {"error":{"code":500}}\n\n', CHAT) == len(before)
     assert error_at(b"event: error\ndata: {}\n\n", ENDPOINTS["/messages"]) == 0
     assert error_at(before, CHAT) == -1
+
+
+# --- the role ---
+
+
+@pytest.mark.parametrize(
+    ("delta", "sent"),
+    [
+        ({"content": "x"}, {"role": "assistant", "content": "x"}),  # what the engine sends when it begins with an emoji
+        ({"tool_calls": []}, {"role": "assistant", "tool_calls": []}),
+        ({}, {"role": "assistant"}),
+        ({"role": "assistant", "content": None}, {"role": "assistant", "content": None}),
+    ],
+)
+def test_the_first_delta_names_the_role(delta: dict[str, Any], sent: dict[str, Any]) -> None:
+    event = b"data: " + json.dumps({"choices": [{"delta": delta}]}, separators=(",", ":")).encode() + b"\n\n"
+    shape = StreamShape(CHAT, include_usage=False)
+    assert shape(b":\n\n") == b":\n\n"
+    first = shape(event + event)
+    assert json.loads(first.split(b"\n\n")[0].removeprefix(b"data: "))["choices"][0]["delta"] == sent
+    assert first.endswith(event)
+    assert shape(event) == event
 
 
 # --- usage ---
@@ -161,4 +183,4 @@ def test_other_apis_are_passed_on_byte_for_byte(name: str) -> None:
 
 def test_what_is_no_json_passes_as_it_is() -> None:
     for event in (b'data: "usage":{ what\n\n', b'data: ["usage":{]\n\n', b'data: [{"usage":{}}]\n\n'):
-        assert UsageShape(COMPLETIONS, include_usage=False)(event) == event
+        assert StreamShape(COMPLETIONS, include_usage=False)(event) == event

@@ -55,6 +55,7 @@ def upgrade() -> None:
         sa.Column("message", sa.Text(), nullable=False),
         sa.Column("port", sa.Integer(), nullable=False),
         sa.Column("pid", sa.Integer(), nullable=False),
+        sa.Column("load_seconds", sa.Float(), nullable=False),
         sa.Column("worker", sa.String(), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("request", JSON, nullable=True),
