@@ -1,8 +1,8 @@
 """One HTTP request at this door, as ASGI gives it, and the sending of its answer."""
 
 import asyncio
+import os
 import re
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
@@ -52,7 +52,7 @@ class Call:
             given = self.headers.get(name)
             if given is not None and _ID.fullmatch(given):
                 return given
-        return b"req_" + uuid.uuid4().hex.encode()
+        return b"req_" + os.urandom(16).hex().encode()
 
     async def body(self, limit: int, timeout: float) -> bytes:
         """The whole body. Raises APIError when it is larger than `limit` bytes, compressed, or not there in time."""

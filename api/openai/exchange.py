@@ -7,6 +7,7 @@ from typing import Protocol
 from api.openai.connection import (
     AbortedError,
     ClosedError,
+    ConnectError,
     Connection,
     DeadlineError,
     MalformedError,
@@ -80,29 +81,27 @@ class Exchange:
         """Sends the request and waits for the head of the answer. Raises UpstreamError; nothing is left open then.
 
         A kept connection that turns out to be closed before any byte of an answer is replaced by a new one, once:
-        the engine closed it for its age, and has not seen the request.
+        most likely the engine closed it for its age, and has not seen the request. ConnectError means that it surely
+        has not; an engine that is gone after that first try may have gone because of the request: ClosedError.
         """
         self._check_wanted()
+        found_closed: ClosedError | None = None
         connection = self._connections.take(self._address)
         if connection is not None:
             try:
                 await self._send(connection)
-            except ClosedError:
+            except ClosedError as error:
                 if self._answered:
                     raise
                 self._connections.discard_idle(self._address)
-                self._error = None
+                self._error, found_closed = None, error
             else:
                 return
-        self._check_wanted()
-        left = self._deadline - self._loop.time()
-        if left <= 0:
-            raise DeadlineError("total")
-        connection = await self._connections.connect(self._address, min(self._timeouts.connect, left))
         try:
-            self._check_wanted()
-        except AbortedError:
-            connection.close()
+            connection = await self._connect()
+        except ConnectError as error:
+            if found_closed is not None:
+                raise found_closed from error
             raise
         await self._send(connection)
 
@@ -143,6 +142,17 @@ class Exchange:
         if not self._complete and self._error is None:
             self._chunks.clear()
             self._end(AbortedError("given up"))
+
+    async def _connect(self) -> Connection:
+        self._check_wanted()
+        left = self._deadline - self._loop.time()
+        if left <= 0:
+            raise DeadlineError("total")
+        connection = await self._connections.connect(self._address, min(self._timeouts.connect, left))
+        if self._aborted:
+            connection.close()
+            raise AbortedError("given up before it was sent")
+        return connection
 
     def _check_wanted(self) -> None:
         if self._aborted:

@@ -51,4 +51,4 @@ async def _record(client: Client, name: str) -> None:
         kind = f"{execution.workflow_type}-{execution.status.name if execution.status else 'UNKNOWN'}".lower()
         number = len(list(HISTORIES.glob(f"{name}.{kind}.*.json")))
         path = HISTORIES / f"{name}.{kind}.{number}.json"
-        path.write_text(json.dumps({"id": execution.id, "history": json.loads(history.to_json())}, indent=1) + "\n")
+        path.write_text(json.dumps({"id": execution.id, "history": json.loads(history.to_json())}) + "\n")

@@ -136,6 +136,18 @@ async def test_it_is_replaced_once_only(pool: Pool) -> None:
         assert (engine.connections, len(engine.requests)) == (2, 3)
 
 
+async def test_an_engine_that_is_gone_after_the_first_try_may_have_seen_the_request(pool: Pool) -> None:
+    gate = Gate()
+    async with FakeEngine([Send(OK)], [gate, Close()]) as engine:
+        await fetch(pool, engine)
+        asking = asyncio.create_task(fetch(pool, engine))
+        await engine.until(lambda engine: len(engine.requests) == 2)
+        engine.stop_listening()
+        gate.event.set()
+        with pytest.raises(ClosedError):  # ConnectError would say that it was never sent
+            await asking
+
+
 async def test_a_request_that_was_partly_answered_is_not_sent_twice(pool: Pool) -> None:
     async with FakeEngine([Send(OK)], [Send(b"HTTP/1.1 200"), Close()]) as engine:
         await fetch(pool, engine)
