@@ -77,8 +77,9 @@ async def temporal(*, time_skipping: bool = False) -> AsyncIterator[WorkflowEnvi
 class Cluster:
     """Control plane and hosts on one database and one Temporal."""
 
-    def __init__(self, client: Client, folder: Path) -> None:
-        self.client, self.folder = client, folder
+    def __init__(self, client: Client, folder: Path, *, hub: str = "") -> None:
+        """`hub`: the endpoint of a model hub, for `hf:` sources."""
+        self.client, self.folder, self._hub = client, folder, hub
         self.database = Database(f"sqlite:///{folder / 'stoker.db'}")
         self.ledger = ClaimLedger(self.database, utc_now)
         self._stack = AsyncExitStack()
@@ -88,7 +89,7 @@ class Cluster:
         migrate(self.database)
         placement = PlacementActivities(self.ledger, TemporalInstanceCalls(self.client))
         projection = ProjectionActivities(RowProjections(self.database, utc_now))
-        estimation = EstimationActivities(HuggingFaceHub())
+        estimation = EstimationActivities(HuggingFaceHub(endpoint=self._hub or None))
         await self._stack.enter_async_context(
             TemporalWorker(
                 self.client,
@@ -135,7 +136,8 @@ class Cluster:
         agent = self._agents[worker.name] = AsyncExitStack()
         supervisor = await agent.enter_async_context(self._supervisor(worker.name))
         servers = ServerActivities(supervisor)
-        store = HostModelStore([self.folder], HubDownloads(self.folder / "hub"))
+        environment = {"HF_ENDPOINT": self._hub} if self._hub else {}
+        store = HostModelStore([self.folder], HubDownloads(self.folder / "hub", environment=environment))
         downloads = DownloadActivities(store, ProgressBoard().show)
         control = [servers.serve_main, servers.drain_main, servers.kill_process, downloads.inspect_file]
         for queue, activities in (

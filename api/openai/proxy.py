@@ -13,6 +13,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import structlog
 
@@ -176,11 +177,11 @@ class Proxy:
                 raise await self._refusal(job, route, replica, exchange)
             if exchange.status != 200:
                 raise MalformedError(f"status {exchange.status}")
-            self.balancer.succeeded(replica)
+            begun = partial(self.balancer.succeeded, replica)
             if job.endpoint.end_marks and exchange.header(b"content-type").startswith(b"text/event-stream"):
-                await relay_stream(job, exchange)
+                await relay_stream(job, exchange, begun)
             else:
-                await relay_whole(job, exchange, self._limits.held_answer_size)
+                await relay_whole(job, exchange, self._limits.held_answer_size, begun)
         except BrokenOffError as error:
             self._note(job, route, replica, str(error), at_fault=not _is_total(error.cause))
         except AbortedError as error:

@@ -1,6 +1,7 @@
 """An engine's answer on its way to the client: whole, or as a stream of events."""
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -44,14 +45,18 @@ class BrokenOffError(Exception):
         self.cause = cause
 
 
-async def relay_whole(job: Job, exchange: Exchange, limit: int) -> None:
+async def relay_whole(job: Job, exchange: Exchange, limit: int, begun: Callable[[], None]) -> None:
     """Passes on an answer that is no stream. Up to `limit` bytes of it are held until it is whole: until then nothing
-    has gone to the client, and another engine may be asked. Raises UpstreamError, BrokenOffError, ClientGoneError."""
+    has gone to the client, and another engine may be asked. `begun` is called when that is over.
+
+    Raises UpstreamError before, BrokenOffError or ClientGoneError after it.
+    """
     pieces, size = [], 0
     while size <= limit and (data := await exchange.read()):
         pieces.append(data)
         size += len(data)
     body = b"".join(pieces)
+    begun()
     headers = [(b"content-type", exchange.header(b"content-type") or JSON[1])]
     if size <= limit:
         job.meter.usage = usage_of(body)
@@ -73,15 +78,19 @@ async def relay_whole(job: Job, exchange: Exchange, limit: int) -> None:
     await job.call.write(tail, more=False)
 
 
-async def relay_stream(job: Job, exchange: Exchange) -> None:
-    """Passes on a stream, event by event. Raises UpstreamError or APIError before anything has gone to the client.
-    What goes wrong afterwards ends the stream with an error event, and raises BrokenOffError or ClientGoneError."""
+async def relay_stream(job: Job, exchange: Exchange, begun: Callable[[], None]) -> None:
+    """Passes on a stream, event by event. `begun` is called when the first of them is there.
+
+    Raises UpstreamError or APIError before. What goes wrong afterwards ends the stream with an error event, and raises
+    BrokenOffError or ClientGoneError.
+    """
     stream = _Stream(job, exchange)
     events: bytes | None = b""
     while events == b"":  # so far nothing that is for clients
         events = await stream.next_events()
     if events is None and stream.failure is not None:
         raise stream.failure
+    begun()
     job.meter.first_token()
     await job.call.begin(200, list(_EVENT_STREAM))
     failure, broken = None, None
@@ -147,10 +156,10 @@ class _Stream:
             except ValueError as error:
                 raise MalformedError(str(error)) from error
         at = error_at(events, self._job.endpoint)
-        if at >= 0:
-            self.failure = translate_event(events[at:], model=self._job.request.model)
-            events = events[:at]
-        self.whole = self.whole or is_last(events, self._job.endpoint)
+        said, events = (events[at:], events[:at]) if at >= 0 else (b"", events)
+        self.whole = is_last(events, self._job.endpoint)
+        if said and not self.whole:
+            self.failure = translate_event(said, model=self._job.request.model)
         self._first = self._first or events
         self._tail.append(events)
         if self._several and (b'"timings":{' in events or b'"usage":{' in events):

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -42,11 +43,14 @@ class OpenAIApp:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
             return
-        call = Call(scope, receive, send, self._clock)
+        with suppress(ClientGoneError):
+            await self._answer(Call(scope, receive, send, self._clock))
+
+    async def _answer(self, call: Call) -> None:
         try:
             await self._dispatch(call)
         except ClientGoneError:
-            pass
+            raise
         except APIError as error:
             self._metrics.refused(error.status)
             await call.refuse(error, anthropic=_is_anthropic(call))

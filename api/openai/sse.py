@@ -1,7 +1,7 @@
 """Server-sent events from an engine, as bytes: cut at their ends, set right where llama-server differs from OpenAI.
 
-Nothing here parses a chunk. What is looked for begins with `{"` or ends in a line break: neither can stand inside a
-JSON string unescaped, so that no generated text is ever mistaken for it.
+Chunks are searched, not parsed, but for the one that carries usage. What is searched for has an unescaped quote or a
+line break in it: neither can stand inside a JSON string, so that no generated text is ever mistaken for it.
 """
 
 import json
@@ -48,7 +48,7 @@ def error_at(events: bytes, endpoint: Endpoint) -> int:
 
 
 def is_last(events: bytes, endpoint: Endpoint) -> bool:
-    """Whether the stream is whole with these events. Needs to be asked of a block that may end the stream."""
+    """Whether the stream is whole with these events."""
     return any(mark in events for mark in endpoint.end_marks)
 
 

@@ -12,7 +12,7 @@ import typer
 from entrypoints.cli.access import Access
 from entrypoints.cli.client import StokerClient
 from entrypoints.cli.errors import CliError, ExitCode
-from entrypoints.cli.output import for_stdout
+from entrypoints.cli.output import write
 from entrypoints.cli.refusals import RefusedError
 
 _ASK_AGAIN_WITHIN_SECONDS = 2.0
@@ -54,7 +54,7 @@ class Speed:
         rate = self._rate
         if rate is None and self._tokens > 1 and self._last_at > first:
             rate = (self._tokens - 1) / (self._last_at - first)
-        parts = [f"{self._tokens} tokens"] if self._tokens else []
+        parts = [f"{self._tokens} token{'' if self._tokens == 1 else 's'}"] if self._tokens else []
         parts += [f"{rate:.1f} tokens/s"] if rate else []
         return ", ".join([*parts, f"first token after {first - self._asked_at:.2f} s"])
 
@@ -145,10 +145,10 @@ class Conversation:
                         break
                     delta = _delta(json.loads(event.data), speed)
                     answer += delta
-                    typer.echo(for_stdout(delta), nl=False)
+                    write(delta)
             finally:
                 if answer or complete:
-                    typer.echo()
+                    write("\n")
         if not complete:
             raise CliError(f"the answer of {ask.model} was cut off", hint=f"see `stoker describe {ask.model}`")
         typer.echo(str(speed), err=True)

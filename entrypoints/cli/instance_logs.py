@@ -63,9 +63,9 @@ async def _copy(client: "StokerClient", instance: str, tail: int, follow: bool, 
     from contextlib import aclosing
 
     from entrypoints.cli.client import path
-    from entrypoints.cli.output import for_stdout
+    from entrypoints.cli.output import write
 
     label = f"{instance:<{prefix}}  " if prefix else ""
     async with aclosing(client.text(path("instances", instance, "logs"), tail=tail, follow=follow)) as text:
         async for line in text:
-            typer.echo(f"{label}{for_stdout(line)}")
+            write(f"{label}{line}\n")

@@ -79,9 +79,10 @@ def printable(text: str) -> str:
     return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def for_stdout(text: str) -> str:
-    """`text` as it is for a pipe or a file, and printable for a terminal."""
-    return printable(text) if sys.stdout.isatty() else text
+def write(text: str) -> None:
+    """Writes to stdout at once: printable where that is a terminal, to a pipe or a file exactly as it is."""
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
 
 
 def cell(text: object, style: str = "") -> Text:

@@ -4,7 +4,7 @@ Exit code 2 means: this process cannot run with these settings. A supervisor mus
 """
 
 import sys
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -37,7 +37,7 @@ LabelOption = Annotated[
 ]
 ModelDirOption = Annotated[
     list[Path] | None,
-    typer.Option("--model-dir", exists=True, file_okay=False, help="Models may be served from here. Repeatable."),
+    typer.Option("--model-dir", metavar="PATH", help="Models may be served from here. Repeatable."),
 ]
 LlamaServerOption = Annotated[
     Path | None, typer.Option("--llama-server", metavar="PATH", help="Your own llama-server; else the bundled engine.")
@@ -70,8 +70,8 @@ def up(
             "worker.offer": offer,
             "worker.reserve": reserve,
             "worker.labels": pairs("--label", label or ()),
-            "worker.model_dirs": _absolute(model_dir),
-            "worker.llama_server": _absolute_path(llama_server),
+            "worker.model_dirs": _folders(model_dir or ()),
+            "worker.llama_server": _absolute(llama_server),
             "worker.name": worker_name,
             "log_level": log_level,
         },
@@ -138,8 +138,8 @@ def worker(
             "worker.offer": offer,
             "worker.reserve": reserve,
             "worker.labels": pairs("--label", label or ()),
-            "worker.model_dirs": _absolute(model_dir),
-            "worker.llama_server": _absolute_path(llama_server),
+            "worker.model_dirs": _folders(model_dir or ()),
+            "worker.llama_server": _absolute(llama_server),
             "data_dir": data_dir,
             "log_level": log_level,
         },
@@ -262,9 +262,13 @@ def _check_database(settings: "Settings") -> None:
         )
 
 
-def _absolute(paths: list[Path] | None) -> list[Path]:
-    return [path.expanduser().absolute() for path in paths or ()]
+def _folders(paths: Iterable[Path]) -> list[Path]:
+    folders = [path.expanduser().absolute() for path in paths]
+    for folder in folders:
+        if not folder.is_dir():
+            raise CliError(f"--model-dir '{folder}': there is no such folder", code=ExitCode.USAGE)
+    return folders
 
 
-def _absolute_path(path: Path | None) -> Path | None:
+def _absolute(path: Path | None) -> Path | None:
     return path.expanduser().absolute() if path is not None else None

@@ -85,7 +85,7 @@ class FakeEngine:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
-        for _ in range(3):  # connections that are accepted already become known within these turns of the loop
+        for _turn in range(3):  # connections that are accepted already become known within these turns of the loop
             await asyncio.sleep(0)
         for task in self._running:
             task.cancel()
@@ -212,10 +212,9 @@ def chunk(data: bytes) -> bytes:
 
 
 def delta(text: str) -> bytes:
-    """An event of a streamed chat completion."""
-    return (
-        b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}],"object":"chat.completion.chunk"}\n\n' % text.encode()
-    )
+    """An event of a streamed chat completion, the first of one."""
+    content = b'{"role":"assistant","content":"%s"}' % text.encode()
+    return b'data: {"choices":[{"index":0,"delta":%s}],"object":"chat.completion.chunk"}\n\n' % content
 
 
 DONE = b"data: [DONE]\n\n"

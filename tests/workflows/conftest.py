@@ -32,8 +32,7 @@ async def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterat
     async with temporal() as environment:
         async with Cluster(environment.client, tmp_path) as running:
             yield running
-        if os.environ.get("RECORD_HISTORIES"):
-            await _record(environment.client, request.node.originalname)
+        await record_histories(environment.client, request.node.originalname)
 
 
 @pytest.fixture
@@ -44,7 +43,10 @@ def tiny_model(tmp_path: Path) -> ModelSource:
     return ModelSource.parse(f"file:{path}")
 
 
-async def _record(client: Client, name: str) -> None:
+async def record_histories(client: Client, name: str) -> None:
+    """Keeps every workflow's history under the test's name, if RECORD_HISTORIES asks for it."""
+    if not os.environ.get("RECORD_HISTORIES"):
+        return
     HISTORIES.mkdir(exist_ok=True)
     async for execution in client.list_workflows():
         history = await client.get_workflow_handle(execution.id, run_id=execution.run_id).fetch_history()

@@ -73,13 +73,23 @@ async def test_a_client_that_goes_before_its_request_is_whole_is_answered_nothin
 
 
 @pytest.mark.parametrize(
-    "script", [[Send(STREAM_HEAD), Endless(chunk(delta("hi")))], [Send(answer(b"{}"))], [Send(answer(b"", "500 No"))]]
+    ("script", "outcome"),
+    [
+        ([Send(STREAM_HEAD), Endless(chunk(delta("hi")))], "gone"),
+        ([Send(answer(b"{}"))], "gone"),
+        ([Send(answer(b"", "500 No"))], "5xx"),  # whoever reads it
+    ],
 )
-async def test_a_server_that_raises_for_a_client_gone(script: Script) -> None:
+async def test_a_server_that_raises_for_a_client_gone(script: Script, outcome: str) -> None:
     async with FakeEngine(script) as engine:
         registry = await ask(Client(BODY, deaf=True), engine.address)
-        assert registry.get_sample_value("stoker_requests_total", {"model": "m", "status_class": "gone"}) == 1
+        assert registry.get_sample_value("stoker_requests_total", {"model": "m", "status_class": outcome}) == 1
         assert registry.get_sample_value("stoker_requests_running", {"model": "m"}) == 0
+
+
+async def test_a_client_that_goes_before_it_is_refused_troubles_nobody() -> None:
+    await ask(Client(b"{", deaf=True))
+    await ask(Client(deaf=True), scope={"type": "http", "method": "GET", "path": "/v1/nowhere", "headers": []})
 
 
 async def test_websockets_are_turned_away() -> None:

@@ -84,7 +84,7 @@ def test_a_key_that_is_none_is_not_repeated(key: str, monkeypatch: pytest.Monkey
     "url", ["box:8410", "127.0.0.1:8410", "ftp://box", "http://", "http://box:99999", "http://[::1"]
 )
 def test_a_url_that_is_none(url: str) -> None:
-    with pytest.raises(CliError, match="write it like http://127.0.0.1:8410") as refused:
+    with pytest.raises(CliError, match="write it like http://") as refused:
         find_access(url)
     assert refused.value.code is ExitCode.USAGE
     assert url in str(refused.value)

@@ -2,9 +2,8 @@
 
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from typing import Any
 
 import pytest
 

@@ -1,5 +1,6 @@
 """Server-sent events."""
 
+import itertools
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -57,5 +58,5 @@ async def test_only_a_line_feed_ends_a_line(separator: str) -> None:
 async def test_however_the_stream_is_cut(texts: list[str], cuts: list[int]) -> None:
     stream = "".join(f"event: e\ndata: {text}\n\n" for text in texts).encode()
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    parts = [stream[start:end] for start, end in zip(places, places[1:], strict=False)]
+    parts = [stream[start:end] for start, end in itertools.pairwise(places)]
     assert await _events(*parts) == [ServerEvent("e", text) for text in texts]

@@ -20,7 +20,23 @@ HEAVY = (
     "pydantic",
     "rich",
 )
-COMMANDS = "deploy ps describe why scale rm logs chat workers keys up server control-plane worker migrate".split()
+COMMANDS = [
+    "deploy",
+    "ps",
+    "describe",
+    "why",
+    "scale",
+    "rm",
+    "logs",
+    "chat",
+    "workers",
+    "keys",
+    "up",
+    "server",
+    "control-plane",
+    "worker",
+    "migrate",
+]
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])

@@ -57,7 +57,7 @@ def refused(stoker_process: StokerProcess) -> Refused:
         (("worker", "--label", "lab"), "--label 'lab': write KEY=VALUE, like zone=lab"),
         (
             ("worker", "--model-dir", "/no/such"),
-            "Invalid value for '--model-dir': Directory '/no/such' does not exist.",
+            "--model-dir '/no/such': there is no such folder",
         ),
         (
             ("worker", "--llama-server", "/no/llama-server"),

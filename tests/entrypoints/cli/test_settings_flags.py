@@ -77,7 +77,7 @@ def test_what_is_wrong_is_named_with_its_value(
 
 
 def test_a_flag_goes_by_the_name_that_the_command_gives_it() -> None:
-    with pytest.raises(CliError, match="^--worker-name=X:"):
+    with pytest.raises(CliError, match=r"^--worker-name=X:"):
         settings_from({"worker.name": "X"}, {"worker.name": "--worker-name"})
 
 
