@@ -1,13 +1,14 @@
 """What routes depend on, by name: `XxxDep`. Everything hangs on one context that `entrypoints` made."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, TypeVar
 
 import httpx
-from fastapi import Depends, Header, Query, Request
+from fastapi import Depends, Header, Path, Query, Request
 from prometheus_client import CollectorRegistry
 from sqlmodel import Session
 from temporalio.client import Client
@@ -15,6 +16,7 @@ from temporalio.client import Client
 from api.errors import ProblemError
 from api.keyring import KeyRing
 from api.route_source import DatabaseRoutes
+from stoker.domain.base import DNS_LABEL_PATTERN
 from stoker.domain.keys import KeyStatus, Role
 from stoker.secrets import ServerSecret
 from stoker.storage.claims import ClaimLedger
@@ -23,6 +25,13 @@ from stoker.storage.workers import Workers
 from stoker.temporal import TemporalInstanceCalls
 
 T = TypeVar("T")
+
+_ETAG = re.compile(r'(W/)?("?)([0-9]{1,18})\2')
+
+
+def _agents_client() -> httpx.AsyncClient:
+    """For the agents' logs. They are in our own network: the environment's proxies are not for them."""
+    return httpx.AsyncClient(timeout=10.0, trust_env=False)
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class ApiContext:
     routes: DatabaseRoutes
     registry: CollectorRegistry
     clock: Callable[[], datetime]
-    agents: httpx.AsyncClient = field(default_factory=lambda: httpx.AsyncClient(timeout=10.0))
+    agents: httpx.AsyncClient = field(default_factory=_agents_client)
 
     @property
     def ledger(self) -> ClaimLedger:
@@ -105,7 +114,12 @@ async def _joining(request: Request, context: ContextDep) -> None:
         )
 
 
-async def _worker(name: str, request: Request, context: ContextDep) -> str:
+WorkerNamePath = Annotated[str, Path(pattern=DNS_LABEL_PATTERN)]
+InstancePath = Annotated[str, Path(pattern=DNS_LABEL_PATTERN)]
+KeyPath = Annotated[str, Path(pattern="^[0-9a-f]{12}$")]
+
+
+async def _worker(name: WorkerNamePath, request: Request, context: ContextDep) -> str:
     credential = bearer_of(request) or ""
     digest = await context.read(lambda session, now: Workers(session, now).credential_hash(name))
     if digest is None:
@@ -119,7 +133,10 @@ JoiningDep = Depends(_joining)
 ReportingWorkerDep = Annotated[str, Depends(_worker)]
 
 LimitDep = Annotated[int, Query(ge=1, le=1000, description="How many items at most.")]
-AfterDep = Annotated[str, Query(max_length=200, description="Only items behind this id: `last` of the page before.")]
+AfterDep = Annotated[
+    str,
+    Query(max_length=63, pattern="^[a-z0-9-]*$", description="Only items behind this id: `last` of the page before."),
+]
 WatchDep = Annotated[bool, Query(description="Stream changes as server-sent events: added, modified, deleted.")]
 IdempotencyKeyDep = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
 
@@ -127,10 +144,10 @@ IdempotencyKeyDep = Annotated[str | None, Header(alias="Idempotency-Key", max_le
 def _expected_generation(if_match: Annotated[str | None, Header(alias="If-Match")] = None) -> int | None:
     if if_match is None or if_match.strip() == "*":
         return None
-    text = if_match.strip().removeprefix("W/").strip('"')
-    if not text.isdigit():
+    etag = _ETAG.fullmatch(if_match.strip())
+    if etag is None:
         raise ProblemError("invalid_request", f'If-Match: {if_match!r} is no ETag of a deployment: write it like "3"')
-    return int(text)
+    return int(etag[3])
 
 
 ExpectedGenerationDep = Annotated[int | None, Depends(_expected_generation)]

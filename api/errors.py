@@ -4,6 +4,7 @@ ProblemError            anything that a route refuses
 └─ TemporalAwayError    Temporal or the control plane does not answer
 """
 
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -13,7 +14,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoFreeConnectionError
 from starlette.exceptions import HTTPException
 from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.exceptions import ApplicationError
@@ -43,6 +45,7 @@ STATUS_BY_CODE: dict[str, int] = {
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
+    "body_too_large": 413,
     "generation_conflict": 412,
     "deployment_deleting": 409,
     # what we depend on
@@ -54,8 +57,14 @@ STATUS_BY_CODE: dict[str, int] = {
 }
 
 
+_CODE_BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+"""Refusals that come from the framework, not from us."""
+
+_LONGEST_VALUE = 200  # characters of what was sent that are repeated
+
+
 class FieldError(BaseModel):
-    """One field that is wrong."""
+    """One field that is wrong. `value` is what was sent, where it is short and no object."""
 
     field: str
     message: str
@@ -118,7 +127,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(OperationalError, _on_database)
+    for away in (OperationalError, InterfaceError, NoFreeConnectionError):
+        app.add_exception_handler(away, _on_database)
     app.add_exception_handler(Exception, _on_bug)
 
 
@@ -158,20 +168,38 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
 
 def field_errors(errors: Any) -> list[FieldError]:
     """Pydantic's errors, a field each, with what was given."""
-    return [
-        FieldError(
-            field=".".join(str(part) for part in error["loc"] if part not in ("body", "query", "path")) or "body",
-            message=str(error["msg"]).removeprefix("Value error, "),
-            value=error.get("input") if isinstance(error.get("input"), str | int | float | bool | None) else None,
-        )
-        for error in errors
-    ]
+    return [_field_error(error) for error in errors]
+
+
+def _field_error(error: Mapping[str, Any]) -> FieldError:
+    if error["type"] == "json_invalid":
+        message = f"no valid JSON: {error['ctx']['error']} at character {error['loc'][-1]}"
+        return FieldError(field="body", message=message)
+    location = [str(part) for part in error["loc"] if part not in ("body", "query", "path", "header")]
+    return FieldError(
+        field=_sendable(".".join(location)) or "body",
+        message=_sendable(str(error["msg"]).removeprefix("Value error, ")),
+        value=_shown(error.get("input")),
+    )
+
+
+def _shown(value: object) -> Any:
+    if isinstance(value, str):
+        return _sendable(value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}…")
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no word for it
+    return value if isinstance(value, int | float) else None
+
+
+def _sendable(text: str) -> str:
+    """JSON may spell half a surrogate pair, which UTF-8 cannot carry back."""
+    return text.encode(errors="replace").decode()
 
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
     detail = f"{request.method} {request.url.path}: {error.detail}"
+    code = _CODE_BY_STATUS.get(error.status_code, "invalid_request")
     return problem_response(code, detail, headers=error.headers)
 
 

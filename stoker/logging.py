@@ -1,5 +1,6 @@
 """Logs: JSON lines on stderr, one event each; for people on a terminal, the same in colour."""
 
+import asyncio
 import logging
 import os
 import sys
@@ -24,11 +25,7 @@ def configure_logging(process: str, level: str = "info", *, json_lines: bool | N
     ]
     if as_json:
         shared.append(structlog.processors.format_exc_info)
-    renderer: structlog.types.Processor = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors="NO_COLOR" not in os.environ, timestamp_key="ts")
-    )
+    renderer: structlog.types.Processor = structlog.processors.JSONRenderer() if as_json else _console()
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -49,6 +46,14 @@ def configure_logging(process: str, level: str = "info", *, json_lines: bool | N
     logging.getLogger("temporalio.activity").addFilter(_not_a_cancellation)
 
 
+def _console() -> structlog.types.Processor:
+    # The plain traceback: the pretty one shows local variables, and those may hold prompts and keys.
+    plain = structlog.dev.plain_traceback
+    return structlog.dev.ConsoleRenderer(
+        colors="NO_COLOR" not in os.environ, timestamp_key="ts", exception_formatter=plain
+    )
+
+
 def _named(process: str) -> structlog.types.Processor:
     def add(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
         event.setdefault("process", process)
@@ -58,5 +63,7 @@ def _named(process: str) -> structlog.types.Processor:
 
 
 def _not_a_cancellation(record: logging.LogRecord) -> bool:
-    # The SDK logs a warning with a traceback for every endless activity that is cancelled: that is their normal end.
-    return not ("Completing activity as failed" in record.getMessage() or "cancel" in record.getMessage().lower())
+    # The SDK warns, with a traceback, of every endless activity that is let go of: that is their normal end.
+    if "unhandled cancel error" in record.getMessage():
+        return False
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))

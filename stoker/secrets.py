@@ -3,6 +3,7 @@
 import hmac
 import os
 import secrets
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -68,12 +69,22 @@ def agent_key(engine_secret: str) -> str:
 
 
 def read_or_make(path: Path, make: str) -> str:
-    """The secret in the file `path`, which is written with `make` (mode 0600) when it is not there yet."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(descriptor, "w") as file:
-        file.write(make + "\n")
-    return make
+    """The secret in the file `path`, which is written with `make` (mode 0600) when it is not there yet.
+
+    Of two that make it at once, both get the same one. Raises ValueError when the file is there and empty.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Written whole under another name: nobody ever reads half a secret.
+        scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        try:
+            with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(make + "\n")
+            with suppress(FileExistsError):
+                os.link(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    found = path.read_text().strip()
+    if not found:
+        raise ValueError(f"the file {path} is empty: remove it, and a new secret is made")
+    return found

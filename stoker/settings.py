@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import BaseModel, Field, SecretStr, field_validator
@@ -69,8 +70,20 @@ class WorkerSettings(_Section):
     @field_validator("name")
     @classmethod
     def _is_label(cls, value: str) -> str:
-        if value and not re.match(DNS_LABEL_PATTERN, value):
+        if value and not re.fullmatch(DNS_LABEL_PATTERN, value):
             raise ValueError(f"{value!r} is no worker name: {DNS_LABEL_HINT}")
+        return value
+
+    @field_validator("server")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if value and not usable:
+            raise ValueError(f"{value!r} is no address of a server: write it like http://127.0.0.1:8410")
         return value
 
 

@@ -53,23 +53,32 @@ async def connect(
 ) -> Client:
     """A client for `address`, or for what TEMPORAL_* and the profile of temporalio.envconfig say when it is empty.
 
-    Tries for `wait_seconds` before it raises TemporalUnreachableError; a lazy client connects at its first call.
+    Tries for `wait_seconds` before it raises TemporalUnreachableError (at once for what is no address); a lazy client
+    connects at its first call.
     """
     config: dict[str, Any] = {**ClientConfig.load_client_connect_config()}
     if address:
         config["target_host"] = address
     config.setdefault("target_host", "localhost:7233")
     deadline = asyncio.get_running_loop().time() + wait_seconds
+    waiting = False
     while True:
         try:
             return await Client.connect(
                 **config, data_converter=pydantic_data_converter, identity=identity, lazy=lazy, runtime=runtime
             )
+        except ValueError as error:  # waiting cannot help
+            raise TemporalUnreachableError(
+                f"{config['target_host']!r} is no address of Temporal: write it like 127.0.0.1:7233 ({error})"
+            ) from error
         except RuntimeError as error:  # the SDK's own type for "could not connect"
             if asyncio.get_running_loop().time() >= deadline:
                 raise TemporalUnreachableError(
                     f"Temporal does not answer at {config['target_host']}: {error}"
                 ) from error
+            if not waiting:
+                log.warning("waiting_for_temporal", address=config["target_host"], error=str(error))
+            waiting = True
             await asyncio.sleep(_CONNECT_PAUSE_SECONDS)
 
 

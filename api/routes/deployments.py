@@ -1,7 +1,9 @@
 """`/api/v1/deployments`."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
@@ -15,13 +17,18 @@ from api.errors import ProblemError, field_errors, not_found, refusals
 from api.schemas.deployments import NAME_PATTERN, DeploymentCreate, DeploymentRead, DeploymentUpdate
 from api.schemas.pages import Page, page_of
 from api.watch import watch_response
+from stoker.domain.deployments import DeploymentSpec
 from stoker.storage.deployments import Deployments
 from stoker.storage.instances import Instances
 
 router = APIRouter(prefix="/deployments", tags=["deployments"])
 
 NamePath = Annotated[str, Path(pattern=NAME_PATTERN)]
-REFUSALS = refusals(401, 403, 404, 409, 412, 422, 503)
+REFUSALS = refusals(401, 403, 404, 409, 412, 413, 422, 503)
+
+MERGE_TRIES = 5
+MERGE_PAUSE_SECONDS = 0.05
+"""How often a change is worked out anew when others change the deployment at the same moment, and how far apart."""
 
 
 @router.post("", status_code=201, responses={200: {"model": DeploymentRead}, **REFUSALS})
@@ -33,14 +40,15 @@ async def create_deployment(
     idempotency_key: IdempotencyKeyDep = None,
 ) -> DeploymentRead:
     """Makes a deployment (201), or changes the one of that name (200). The model's header is read before the answer."""
-    result = await deployment_calls.apply(context.temporal, body.spec(), update_id=idempotency_key)
+    spec = body.spec()
+    result = await deployment_calls.apply(context.temporal, spec, update_id=_update_id(idempotency_key, spec))
     if not result.created:
         response.status_code = 200
     response.headers["location"] = f"/api/v1/deployments/{body.name}"
     return await _shown(context, body.name, response)
 
 
-@router.get("", responses=refusals(401, 403), response_model=Page[DeploymentRead])
+@router.get("", responses=refusals(401, 403, 422, 503), response_model=Page[DeploymentRead])
 async def list_deployments(
     context: ContextDep, _: AdminDep, limit: LimitDep = 100, after: AfterDep = "", watch: WatchDep = False
 ) -> Page[DeploymentRead] | StreamingResponse:
@@ -72,19 +80,15 @@ async def update_deployment(
     expected_generation: ExpectedGenerationDep = None,
 ) -> DeploymentRead:
     """Changes a deployment. With `If-Match` only if nobody else changed it meanwhile; else the last one wins."""
-    status = await context.read(lambda session, now: Deployments(session, now).get(name))
-    if status is None:
-        raise not_found("deployment", name)
-    if expected_generation is None:
-        # The merge below is made from what was just read: it must not undo a change that came in between.
-        expected_generation = status.generation
-    try:
-        spec = body.merged(status.spec).spec()
-    except ValidationError as error:
-        fields = field_errors(error.errors())
-        detail = "; ".join(f"{field.field}: {field.message}" for field in fields)
-        raise ProblemError("invalid_request", detail, errors=fields) from error
-    await deployment_calls.apply(context.temporal, spec, expected_generation=expected_generation)
+    tries = 1 if expected_generation is not None else MERGE_TRIES
+    for left in reversed(range(tries)):
+        try:
+            await _change(context, name, body, expected_generation)
+            break
+        except ProblemError as error:
+            if error.code != "generation_conflict" or not left:
+                raise
+            await asyncio.sleep(MERGE_PAUSE_SECONDS)
     return await _shown(context, name, response)
 
 
@@ -97,10 +101,35 @@ async def delete_deployment(
     expected_generation: ExpectedGenerationDep = None,
 ) -> DeploymentRead:
     """Begins the deployment's end (202): running requests may finish, then its memory is given back. 404 when done."""
-    await _shown(context, name, response)
+    before = await _shown(context, name, response)
     await deployment_calls.delete(context.temporal, name, expected_generation=expected_generation)
     response.headers["location"] = f"/api/v1/deployments/{name}"
-    return await _shown(context, name, response)
+    left = await context.read(lambda session, now: _found(session, now, name))
+    # One without instances is gone before this answer.
+    return left[0] if left else before.model_copy(update={"state": "deleting", "message": "it is gone"})
+
+
+async def _change(context: ContextDep, name: str, body: DeploymentUpdate, expected_generation: int | None) -> None:
+    """Applies what is there now with `body` on top, unless somebody else changes it in between. Raises ProblemError."""
+    status = await context.read(lambda session, now: Deployments(session, now).get(name))
+    if status is None:
+        raise not_found("deployment", name)
+    if expected_generation is None:
+        expected_generation = status.generation
+    try:
+        spec = body.merged(status.spec).spec()
+    except ValidationError as error:
+        fields = field_errors(error.errors())
+        detail = "; ".join(f"{field.field}: {field.message}" for field in fields)
+        raise ProblemError("invalid_request", detail, errors=fields) from error
+    await deployment_calls.apply(context.temporal, spec, expected_generation=expected_generation)
+
+
+def _update_id(idempotency_key: str | None, spec: DeploymentSpec) -> str | None:
+    """What Temporal knows a repeated call by. The same key with another body is another call: none is dropped."""
+    if idempotency_key is None:
+        return None
+    return sha256(f"{idempotency_key}\n{spec.model_dump_json()}".encode()).hexdigest()
 
 
 async def _shown(context: ContextDep, name: str, response: Response) -> DeploymentRead:

@@ -3,8 +3,9 @@
 from datetime import datetime
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
@@ -24,7 +25,21 @@ async def livez() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+class Check(BaseModel):
+    """How one part is: `ok`, or `failed: …`."""
+
+    status: str
+    required: str
+
+
+class Readiness(BaseModel):
+    """`ok` when the API can serve; its parts by name."""
+
+    status: str
+    checks: dict[str, Check]
+
+
+@router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
 async def readyz(context: ContextDep) -> JSONResponse:
     """Whether the API can serve, and how its parts are.
 
@@ -41,15 +56,15 @@ async def readyz(context: ContextDep) -> JSONResponse:
     except (RPCError, RuntimeError) as error:
         temporal = control_plane = f"failed: {type(error).__name__}"
     ready = database == "ok" or bool(context.routes.current().models)
-    body = {
-        "status": "ok" if ready else "failed",
-        "checks": {
-            "database": {"status": database, "required": "for changes; known models are served without it"},
-            "temporal": {"status": temporal, "required": "for changes only"},
-            "control_plane": {"status": control_plane, "required": "for changes only"},
+    readiness = Readiness(
+        status="ok" if ready else "failed",
+        checks={
+            "database": Check(status=database, required="for changes; known models are served without it"),
+            "temporal": Check(status=temporal, required="for changes only"),
+            "control_plane": Check(status=control_plane, required="for changes only"),
         },
-    }
-    return JSONResponse(body, status_code=200 if ready else 503)
+    )
+    return JSONResponse(readiness.model_dump(), status_code=200 if ready else 503)
 
 
 @router.get("/version")
@@ -58,7 +73,7 @@ async def version() -> dict[str, str]:
     return {"version": VERSION}
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(context: ContextDep) -> Response:
     """Prometheus metrics."""
     return Response(generate_latest(context.registry), media_type=CONTENT_TYPE_LATEST)

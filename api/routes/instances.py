@@ -9,26 +9,28 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 from sqlmodel import Session
 
-from api.deps import AdminDep, AfterDep, ContextDep, LimitDep, WatchDep
+from api.deps import AdminDep, AfterDep, ApiContext, ContextDep, InstancePath, LimitDep, WatchDep
 from api.errors import ProblemError, not_found, refusals
+from api.schemas.deployments import NAME_PATTERN
 from api.schemas.instances import InstanceRead
 from api.schemas.pages import Page, page_of
 from api.watch import watch_response
 from stoker.domain.statuses import InstanceStatus, WorkerStatus
+from stoker.domain.workers import Worker
 from stoker.secrets import agent_key
 from stoker.storage.instances import Instances
 from stoker.storage.workers import Workers
 
 router = APIRouter(prefix="/instances", tags=["instances"])
 
-REFUSALS = refusals(401, 403, 404, 422, 502)
+REFUSALS = refusals(401, 403, 404, 422, 502, 503)
 
 
 @router.get("", responses=REFUSALS, response_model=Page[InstanceRead])
 async def list_instances(
     context: ContextDep,
     _: AdminDep,
-    deployment: Annotated[str | None, Query(max_length=63, description="Only this deployment's.")] = None,
+    deployment: Annotated[str | None, Query(pattern=NAME_PATTERN, description="Only this deployment's.")] = None,
     limit: LimitDep = 100,
     after: AfterDep = "",
     watch: WatchDep = False,
@@ -48,7 +50,7 @@ async def list_instances(
 
 
 @router.get("/{instance_id}", responses=REFUSALS)
-async def get_instance(instance_id: str, context: ContextDep, _: AdminDep) -> InstanceRead:
+async def get_instance(instance_id: InstancePath, context: ContextDep, _: AdminDep) -> InstanceRead:
     """One instance: its placement and estimate, or why it waits."""
     status = await context.read(lambda session, now: Instances(session, now).get(instance_id))
     if status is None:
@@ -58,7 +60,7 @@ async def get_instance(instance_id: str, context: ContextDep, _: AdminDep) -> In
 
 @router.get("/{instance_id}/logs", responses=REFUSALS, response_class=StreamingResponse)
 async def get_instance_logs(
-    instance_id: str,
+    instance_id: InstancePath,
     context: ContextDep,
     _: AdminDep,
     tail: Annotated[int, Query(ge=0, le=10_000, description="How many of the last lines.")] = 200,
@@ -79,24 +81,36 @@ async def get_instance_logs(
         raise not_found("instance", instance_id)
     if worker is None:
         raise ProblemError("not_found", f"{instance_id} is {status.state}: it has no place yet, and so no logs")
-    at = worker.worker
-    request = context.agents.build_request(
-        "GET",
-        f"http://{at.address}:{at.agent_port}/logs/{instance_id}",
-        params={"tail": tail, "follow": follow},
-        headers={"authorization": f"Bearer {agent_key(engine_secret)}"},
-        timeout=httpx.Timeout(10.0, read=None if follow else 30.0),
-    )
-    try:
-        upstream = await context.agents.send(request, stream=True)
-    except httpx.HTTPError as error:
-        raise ProblemError(
-            "worker_unreachable", f"the agent of {at.name} does not answer for its logs: {error}"
-        ) from error
-    if upstream.status_code != httpx.codes.OK:
-        await upstream.aclose()
-        raise not_found("log of instance", instance_id)
+    upstream = await _asked(context, worker.worker, engine_secret, instance_id, tail, follow)
     return StreamingResponse(_piped(upstream), media_type="text/plain; charset=utf-8")
+
+
+async def _asked(
+    context: ApiContext, worker: Worker, engine_secret: str, instance_id: str, tail: int, follow: bool
+) -> httpx.Response:
+    """The agent's answer, of which only the headers are read. Raises ProblemError."""
+    host = f"[{worker.address}]" if ":" in worker.address else worker.address
+    try:
+        request = context.agents.build_request(
+            "GET",
+            f"http://{host}:{worker.agent_port}/logs/{instance_id}",
+            params={"tail": tail, "follow": follow},
+            headers={"authorization": f"Bearer {agent_key(engine_secret)}"},
+            timeout=httpx.Timeout(10.0, read=None if follow else 30.0),
+        )
+        upstream = await context.agents.send(request, stream=True)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ProblemError(
+            "worker_unreachable", f"the agent of {worker.name} does not answer for its logs: {error!r}"
+        ) from error
+    if upstream.status_code == httpx.codes.OK:
+        return upstream
+    await upstream.aclose()
+    if upstream.status_code == httpx.codes.NOT_FOUND:
+        raise not_found("log of instance", instance_id)
+    raise ProblemError(
+        "worker_unreachable", f"the agent of {worker.name} answered {upstream.status_code} when asked for its logs"
+    )
 
 
 async def _piped(upstream: httpx.Response) -> AsyncIterator[bytes]:

@@ -5,7 +5,7 @@ from datetime import datetime
 from fastapi import APIRouter
 from sqlmodel import Session
 
-from api.deps import AdminDep, AfterDep, ContextDep, LimitDep
+from api.deps import AdminDep, AfterDep, ContextDep, KeyPath, LimitDep
 from api.errors import not_found, refusals
 from api.schemas.keys import KeyCreate, KeyCreated, KeyRead
 from api.schemas.pages import Page, page_of
@@ -15,7 +15,7 @@ from stoker.storage.keys import Keys
 
 router = APIRouter(prefix="/keys", tags=["keys"])
 
-REFUSALS = refusals(401, 403, 404, 422)
+REFUSALS = refusals(401, 403, 404, 413, 422, 503)
 
 
 @router.post("", status_code=201, responses=REFUSALS)
@@ -39,7 +39,7 @@ async def list_keys(context: ContextDep, _: AdminDep, limit: LimitDep = 100, aft
 
 
 @router.delete("/{key_id}", status_code=204, responses=REFUSALS)
-async def revoke_key(key_id: str, context: ContextDep, _: AdminDep) -> None:
+async def revoke_key(key_id: KeyPath, context: ContextDep, _: AdminDep) -> None:
     """Revokes a key for good; within a second it opens nothing any more."""
     if not await context.write(lambda session, now: Keys(session, now).revoke(key_id)):
         raise not_found("key", key_id)

@@ -8,7 +8,17 @@ from fastapi.responses import StreamingResponse
 from sqlmodel import Session
 from temporalio.service import RPCError
 
-from api.deps import AdminDep, ApiContext, ContextDep, JoiningDep, LimitDep, ReportingWorkerDep, WatchDep
+from api.deps import (
+    AdminDep,
+    AfterDep,
+    ApiContext,
+    ContextDep,
+    JoiningDep,
+    LimitDep,
+    ReportingWorkerDep,
+    WatchDep,
+    WorkerNamePath,
+)
 from api.errors import ProblemError, not_found, refusals
 from api.schemas.pages import Page, page_of
 from api.schemas.workers import WorkerRead
@@ -23,12 +33,12 @@ from stoker.storage.workers import Workers
 log = structlog.get_logger()
 router = APIRouter(prefix="/workers", tags=["workers"])
 
-REFUSALS = refusals(401, 403, 404, 422)
+REFUSALS = refusals(401, 403, 404, 413, 422, 503)
 
 
 @router.get("", responses=REFUSALS, response_model=Page[WorkerRead])
 async def list_workers(
-    context: ContextDep, _: AdminDep, limit: LimitDep = 100, after: str = "", watch: WatchDep = False
+    context: ContextDep, _: AdminDep, limit: LimitDep = 100, after: AfterDep = "", watch: WatchDep = False
 ) -> Page[WorkerRead] | StreamingResponse:
     """All workers, by name."""
 
@@ -37,12 +47,13 @@ async def list_workers(
 
     if watch:
         return watch_response(lambda: context.read(identified))
-    items = [(name, item) for name, item in await context.read(identified) if name > after][: limit + 1]
+    # Sorted here: databases differ in how they order '-'.
+    items = sorted((name, item) for name, item in await context.read(identified) if name > after)[: limit + 1]
     return page_of([item for _, item in items], [name for name, _ in items], limit)
 
 
 @router.get("/{name}", responses=REFUSALS)
-async def get_worker(name: str, context: ContextDep, _: AdminDep) -> WorkerRead:
+async def get_worker(name: WorkerNamePath, context: ContextDep, _: AdminDep) -> WorkerRead:
     """One worker with its devices, and what is claimed and in use on each."""
     status = await context.read(lambda session, now: Workers(session, now).get(name))
     if status is None:
@@ -51,7 +62,7 @@ async def get_worker(name: str, context: ContextDep, _: AdminDep) -> WorkerRead:
 
 
 @router.post("/{name}/join", dependencies=[JoiningDep], responses=REFUSALS)
-async def join_worker(name: str, report: WorkerReport, context: ContextDep) -> JoinAnswer:
+async def join_worker(name: WorkerNamePath, report: WorkerReport, context: ContextDep) -> JoinAnswer:
     """For agents: joins (again) with the cluster's join token, and gets the worker's own credential."""
     _check_name(name, report)
     credential = new_worker_credential()

@@ -1,17 +1,21 @@
 """Deployments as REST writes and reads them."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from api.schemas.instances import InstanceRead
-from stoker.domain.deployments import CacheType, DeploymentSpec, EngineOptions, InstanceState, Strategy
+from stoker.domain.base import DNS_LABEL_PATTERN
+from stoker.domain.deployments import CacheType, DeploymentSpec, EngineOptions, InstanceState, LabelText, Strategy
 from stoker.domain.models import ModelSource
 from stoker.domain.statuses import DeploymentStatus, InstanceStatus
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?$"
 NAME_HINT = "lower-case letters, digits and '-', starting and ending with a letter or digit, at most 48"
+
+_DEVICE = re.compile(rf"{DNS_LABEL_PATTERN[1:-1]}/[A-Za-z0-9._-]{{1,63}}")
 
 
 class OptionsWrite(BaseModel):
@@ -43,7 +47,7 @@ class _Spec(BaseModel):
     @classmethod
     def _are_devices(cls, value: list[str]) -> list[str]:
         for text in value:
-            if len(text.split("/")) != 2 or not all(text.split("/")):
+            if not _DEVICE.fullmatch(text):
                 raise ValueError(f"{text!r} is no device: write WORKER/DEVICE, as in box-1/gpu0")
         return value
 
@@ -62,7 +66,7 @@ class DeploymentCreate(_Spec):
     replicas: int = Field(default=1, ge=0, le=1000)
     options: OptionsWrite = OptionsWrite()
     strategy: Strategy = Strategy.SPREAD
-    worker_selector: dict[str, str] = Field(default_factory=dict, description="Labels that a worker must have.")
+    worker_selector: dict[LabelText, LabelText] = Field(default_factory=dict, description="What a worker must have.")
     devices: list[str] = Field(default_factory=list, description="The only devices that may be used; empty: any.")
     cpu_offload: bool = Field(default=False, description="Whether a host with GPUs may use its CPU.")
     priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is served first when room is short.")
@@ -99,7 +103,7 @@ class DeploymentUpdate(_Spec):
     replicas: int | None = Field(default=None, ge=0, le=1000)
     options: dict[str, Any] | None = None
     strategy: Strategy | None = None
-    worker_selector: dict[str, str] | None = None
+    worker_selector: dict[LabelText, LabelText] | None = None
     devices: list[str] | None = None
     cpu_offload: bool | None = None
     priority: int | None = Field(default=None, ge=-1000, le=1000)

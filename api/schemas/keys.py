@@ -13,7 +13,9 @@ class KeyCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(min_length=1, max_length=100, description="What it is for: shown in listings.")
+    name: str = Field(
+        max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$", description="What it is for: shown in listings."
+    )
     role: Role = Field(default=Role.INFERENCE, description="inference: /v1 only. admin: everything.")
 
 

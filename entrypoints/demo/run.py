@@ -5,7 +5,6 @@ import json
 import shutil
 import socket
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from entrypoints.data_folder import admin_key_file
 from entrypoints.demo.model import fetch_demo_model
+from entrypoints.folder_lock import FolderInUseError, locked
 from entrypoints.up import RunningSystem, running_system
 from stoker.domain.units import format_bytes
 from stoker.settings import ApiSettings, Settings, TemporalSettings, WorkerSettings
@@ -53,9 +53,14 @@ async def run_demo(*, stay: bool, stop: asyncio.Event) -> bool:
 
 
 def _fresh(folder: Path, model: Path) -> Settings:
-    """Settings for an empty data folder, on the usual ports where they are free."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(folder)
+    """Settings for an empty data folder, on the usual ports where they are free. Raises DemoFailedError."""
+    try:
+        with locked(folder):  # what an earlier demo left goes; one that still runs must not be touched
+            for entry in folder.iterdir():
+                if entry.name != "lock":
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    except FolderInUseError as error:
+        raise DemoFailedError(f"another demo is running: {error}") from error
     usual_api, usual_temporal = ApiSettings(), TemporalSettings()
     ports = [_free(port) for port in (usual_api.port, usual_temporal.port, usual_temporal.ui_port)]
     return Settings(

@@ -18,7 +18,16 @@ OFFER = "700MiB"  # room for one of the tiny models, and not for two
 def small_system(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Iterator[System]:
     """One machine with an offer and labels of its own, and a hub of its own."""
     folder = tmp_path_factory.mktemp("small")
-    arguments = ("--offer", f"cpu={OFFER}", "--worker-name", "box", "--label", "rack=1", "--model-dir", str(tiny.parent))
+    arguments = (
+        "--offer",
+        f"cpu={OFFER}",
+        "--worker-name",
+        "box",
+        "--label",
+        "rack=1",
+        "--model-dir",
+        str(tiny.parent),
+    )
     with running_system(folder, *arguments) as running:
         yield running
 

@@ -42,7 +42,7 @@ from tests.builders import make_files, make_profile, make_spec
 Steps = list[tuple[InstanceStatus, ...] | None]
 """None: the deployment is gone."""
 
-CREATED_AT = datetime.now(UTC) - timedelta(minutes=3)
+CREATED_AT = datetime.now(UTC) - timedelta(days=3, hours=1)
 
 
 def make_placement(worker: str = "box-1", layers: int = 33, claim: int = 6 * GIB) -> Placement:

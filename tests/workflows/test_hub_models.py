@@ -75,9 +75,7 @@ async def test_a_corrupt_download_fails_and_says_so(hub_cluster: Cluster, hub: F
         ("hf:acme/tiny-GGUF/other.gguf", "file_not_found", "other.gguf"),
     ],
 )
-async def test_what_the_hub_does_not_have_is_refused(
-    hub_cluster: Cluster, source: str, code: str, words: str
-) -> None:
+async def test_what_the_hub_does_not_have_is_refused(hub_cluster: Cluster, source: str, code: str, words: str) -> None:
     with pytest.raises(ProblemError, match=words) as refused:
         await hub_cluster.apply(make_spec(name="none", model=ModelSource.parse(source)))
     assert refused.value.code == code

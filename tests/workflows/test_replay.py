@@ -28,7 +28,5 @@ def test_there_are_histories() -> None:
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
 async def test_replay(path: Path) -> None:
     recorded = json.loads(path.read_text())
-    replayer = Replayer(
-        workflows=WORKFLOWS, data_converter=pydantic_data_converter, workflow_runner=workflow_runner()
-    )
+    replayer = Replayer(workflows=WORKFLOWS, data_converter=pydantic_data_converter, workflow_runner=workflow_runner())
     await replayer.replay_workflow(WorkflowHistory.from_json(recorded["id"], recorded["history"]))

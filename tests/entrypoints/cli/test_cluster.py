@@ -31,9 +31,9 @@ def workers(api: FakeApi) -> None:
 def test_workers(arguments: tuple[str, ...], stoker: Stoker) -> None:
     assert [line.rstrip() for line in stoker(*arguments).stdout.splitlines()] == [
         "NAME   STATE     SEEN  ENGINE         DEVICES (FREE / TOTAL)",
-        "box-1  ready     3m    native b11434  gpu0 16 GiB / 24 GiB",
+        "box-1  ready     3d    native b11434  gpu0 16 GiB / 24 GiB",
         "                                      cpu 64 GiB / 64 GiB",
-        "box-2  cordoned  3m    none           cpu 64 GiB / 64 GiB",
+        "box-2  cordoned  3d    none           cpu 64 GiB / 64 GiB",
     ]
 
 
@@ -54,7 +54,7 @@ def test_a_worker_with_what_runs_there(api: FakeApi, stoker: Stoker) -> None:
         "cpu     cpu   64 GiB  0 B       0 B      0 B     64 GiB  CPU",
         "",
         "INSTANCE     CLAIMED  STATE",
-        "llama-a1b2c  6 GiB    running for 3m: answers on box-1",
+        "llama-a1b2c  6 GiB    running for 3d: answers on box-1",
     ]
     assert "llama" not in stoker("workers", "describe", "box-2").stdout
 
@@ -84,10 +84,9 @@ def test_a_key_as_data(stoker: Stoker) -> None:
 def test_keys_are_listed_and_revoked(stoker: Stoker) -> None:
     stoker("keys", "create", "app")
     assert stoker("keys", "revoke", "000000000000").stdout == "000000000000: revoked\n"
-    assert stoker("keys", "ls").stdout.splitlines() == [
-        "ID            NAME  ROLE       AGE  STATE",
-        "000000000000  app   inference  3m   revoked 0s ago",
-    ]
+    head, line = stoker("keys", "ls").stdout.splitlines()
+    assert head == "ID            NAME  ROLE       AGE  STATE"
+    assert line.startswith("000000000000  app   inference  3d   revoked ")
 
 
 @pytest.mark.parametrize(

@@ -243,9 +243,9 @@ def test_ps(api: FakeApi, stoker: Stoker) -> None:
     assert done.exit_code == 0
     assert done.stdout.splitlines() == [
         "NAME   MODEL                             STATE    READY  AGE  MESSAGE",
-        "big    file:/srv/…-Large-Model-70B.gguf  pending  0/2    3m   "
+        "big    file:/srv/…-Large-Model-70B.gguf  pending  0/2    3d   "
         "Needs 6 GiB; the nearest device, box-1/gpu0, has 2 GiB allocatable: 4 GiB short.",
-        "llama  hf:bartows…-Instruct-GGUF:Q4_K_M  running  1/1    3m   all replicas answer",
+        "llama  hf:bartows…-Instruct-GGUF:Q4_K_M  running  1/1    3d   all replicas answer",
     ]
 
 

@@ -24,7 +24,7 @@ def test_describe_tells_everything(api: FakeApi, stoker: Stoker) -> None:
     )
     done = stoker("describe", "llama")
     assert done.exit_code == 0
-    created = f"{CREATED_AT:%Y-%m-%d %H:%M:%S} UTC, 3m ago"
+    created = f"{CREATED_AT:%Y-%m-%d %H:%M:%S} UTC, 3d ago"
     assert done.stdout.splitlines() == [
         "Deployment  llama",
         "State       running: all replicas answer",
@@ -42,7 +42,7 @@ def test_describe_tells_everything(api: FakeApi, stoker: Stoker) -> None:
         "Workflow    deployment/llama",
         "",
         "Instance llama-a1b2c",
-        "  State       running for 3m: answers on box-1",
+        "  State       running for 3d: answers on box-1",
         "  Placed on   box-1: gpu0 (33 layers, 6 GiB)",
         "  Why there   the emptiest GPU that holds it whole",
         "  Estimate    weights 4 GiB + KV cache 1 GiB + compute 300 MiB + overhead 724 MiB, for 4 x 8192 tokens",
@@ -74,7 +74,7 @@ def test_why_it_is_where_it_is(api: FakeApi, stoker: Stoker) -> None:
     assert stoker("why", "llama").stdout.splitlines() == [
         "llama is running: 1 of 1 running",
         "",
-        "llama-a1b2c running for 3m: answers on box-1",
+        "llama-a1b2c running for 3d: answers on box-1",
         "  why there: the emptiest GPU that holds it whole",
         "  DEVICE      LAYERS  CLAIMED",
         "  box-1/gpu0  33      6 GiB",
@@ -89,7 +89,7 @@ def test_why_it_waits(api: FakeApi, stoker: Stoker) -> None:
     assert done.stdout.splitlines() == [
         "llama is pending: 0 of 1 running",
         "",
-        "llama-a1b2c pending for 3m: Needs 6 GiB; the nearest device, box-1/gpu0, has 2 GiB allocatable: 4 GiB short.",
+        "llama-a1b2c pending for 3d: Needs 6 GiB; the nearest device, box-1/gpu0, has 2 GiB allocatable: 4 GiB short.",
         "  WHERE       NEEDS  HAS FREE  SHORT  WHY NOT",
         "  box-1/gpu0  6 GiB  2 GiB     4 GiB  not enough memory for the whole model",
         "  box-2                               takes no new instances",
@@ -103,7 +103,7 @@ def test_why_it_waits(api: FakeApi, stoker: Stoker) -> None:
 def test_why_it_failed(api: FakeApi, stoker: Stoker) -> None:
     api.add(make_instance(InstanceState.FAILED, message="unknown architecture"))
     shown = stoker("why", "llama").stdout
-    assert "llama-a1b2c failed for 3m: unknown architecture" in shown
+    assert "llama-a1b2c failed for 3d: unknown architecture" in shown
     assert shown.splitlines()[-1] == "  what it wrote: stoker logs llama-a1b2c"
 
 

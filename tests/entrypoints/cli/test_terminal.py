@@ -135,9 +135,9 @@ def test_ps_watch_keeps_a_table_current(api: FakeApi, on_terminal: TerminalStoke
         (
             ("ps", "--watch"),
             [
-                "added     llama  hf:bartows…-Instruct-GGUF:Q4_K_M  progressing  0/1  3m  \n",
-                "modified  llama  hf:bartows…-Instruct-GGUF:Q4_K_M  running  1/1  3m  all replicas answer\n",
-                "deleted   llama  hf:bartows…-Instruct-GGUF:Q4_K_M  running  1/1  3m  all replicas answer\n",
+                "added     llama  hf:bartows…-Instruct-GGUF:Q4_K_M  progressing  0/1  3d  \n",
+                "modified  llama  hf:bartows…-Instruct-GGUF:Q4_K_M  running  1/1  3d  all replicas answer\n",
+                "deleted   llama  hf:bartows…-Instruct-GGUF:Q4_K_M  running  1/1  3d  all replicas answer\n",
             ],
         ),
         (("ps", "-w", "-o", "json"), ['{"event": "added", ', '{"event": "modified", ', '{"event": "deleted", ']),
@@ -188,6 +188,7 @@ def test_ctrl_c_at_the_prompt_ends_a_conversation(on_terminal: TerminalStoker) -
     terminal = on_terminal("chat", "llama")
     terminal.wait_for("> ")
     terminal.process.send_signal(signal.SIGINT)
+    terminal.type("\n")  # readline may have looked for signals just before this one: a key makes it look again
     assert terminal.ended() == 130
 
 
