@@ -43,7 +43,7 @@ check: .venv/.installed ## Lint, types, import rules
 	@$(RUN)lint-imports
 
 bench: .venv/.installed ## Measure; each benchmark ends with one JSON line
-	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(RUN)python $$file; done
+	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(RUN)python -m benchmarks.$$(basename $$file .py); done
 
 clean: ## Remove everything that was made here
 	rm -rf .venv .build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

@@ -9,7 +9,6 @@ import concurrent.futures
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,10 +16,8 @@ from typing import Any
 
 import httpx
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from tests.builders import write_tiny_llama  # noqa: E402
-from tests.e2e.system import System, running_system  # noqa: E402
+from tests.builders import write_tiny_llama
+from tests.e2e.system import System, running_system
 
 DEPLOYMENTS = 20
 MODEL_BYTES = 5_000_000

@@ -6,21 +6,18 @@ from the workflows' own histories. Ends with one JSON line, in seconds.
 
 import asyncio
 import json
-import sys
 import tempfile
 from datetime import datetime
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client
 
-from temporalio.api.enums.v1 import EventType  # noqa: E402
-from temporalio.client import Client  # noqa: E402
-
-from benchmarks.deploy import percentile  # noqa: E402
-from stoker.domain.naming import instance_workflow_id  # noqa: E402
-from stoker.temporal import connect  # noqa: E402
-from tests.builders import write_tiny_llama  # noqa: E402
-from tests.e2e.system import System, eventually, running_system  # noqa: E402
+from benchmarks.deploy import percentile
+from stoker.domain.naming import instance_workflow_id
+from stoker.temporal import connect
+from tests.builders import write_tiny_llama
+from tests.e2e.system import System, eventually, running_system
 
 ROUNDS = 10
 OFFER = "700MiB"  # room for one

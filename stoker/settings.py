@@ -131,7 +131,7 @@ class Settings(BaseSettings):
         named = os.environ.get("STOKER_CONFIG")
         path = Path(named) if named else platformdirs.user_config_path("stoker") / "stoker.toml"
         toml = TomlConfigSettingsSource(settings_cls, toml_file=path)
-        return init_settings, env_settings, _SecretFiles(settings_cls), toml
+        return init_settings, env_settings, _SecretFiles(settings_cls), toml, _UnknownTables(settings_cls)
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
@@ -150,3 +150,18 @@ class _SecretFiles(PydanticBaseSettingsSource):
                     table = table.setdefault(part, {})
                 table[last] = Path(path).read_text().strip()
         return found
+
+
+class _UnknownTables(PydanticBaseSettingsSource):
+    """`STOKER_WROKER__NAME`: the environment is read by known names only, so that this would go unseen.
+
+    Names without `__` are let be: Kubernetes sets some of its own where a service is called stoker.
+    """
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        raise KeyError(field_name)  # nothing is read field by field: see __call__
+
+    def __call__(self) -> dict[str, Any]:
+        names = (name.removeprefix("STOKER_") for name in os.environ if name.startswith("STOKER_"))
+        tables = {name.split("__")[0].lower() for name in names if "__" in name}
+        return {table: {} for table in tables - set(self.settings_cls.model_fields)}

@@ -3,14 +3,18 @@
 import json
 import os
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import structlog
 from pydantic import ValidationError
 
+from stoker.domain.base import Value
 from stoker.domain.reports import JoinAnswer, ReportAnswer, WorkerReport
 
 log = structlog.get_logger()
+
+Answer = TypeVar("Answer", bound=Value)
 
 _TIMEOUT_SECONDS = 10.0
 
@@ -31,7 +35,10 @@ class ControlApi:
     """One worker's calls. The credential it got is kept in a file that only its user can read."""
 
     def __init__(self, url: str, worker: str, join_token: str, identity_file: Path) -> None:
-        self._client = httpx.AsyncClient(base_url=f"{url.rstrip('/')}/api/v1", timeout=_TIMEOUT_SECONDS)
+        # With a transport of its own the client leaves out the environment's proxies: they are for the hub, not for us.
+        self._client = httpx.AsyncClient(
+            base_url=f"{url.rstrip('/')}/api/v1", timeout=_TIMEOUT_SECONDS, transport=httpx.AsyncHTTPTransport()
+        )
         self._worker, self._join_token, self._identity_file = worker, join_token, identity_file
         self._identity = _read(identity_file)
 
@@ -49,7 +56,7 @@ class ControlApi:
         response = await self._post("join", report, self._join_token)
         if response.status_code in (401, 403, 422):
             raise JoinRefusedError(_detail(response))
-        self._identity = JoinAnswer.model_validate_json(_body(response))
+        self._identity = _read_answer(response, JoinAnswer)
         _write(self._identity_file, self._identity)
         return self._identity
 
@@ -60,7 +67,7 @@ class ControlApi:
         response = await self._post("report", report, self._identity.credential)
         if response.status_code == 401:
             raise NotJoinedError(_detail(response))
-        return ReportAnswer.model_validate_json(_body(response))
+        return _read_answer(response, ReportAnswer)
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -77,10 +84,13 @@ class ControlApi:
             raise ServerAwayError(f"the API at {self._client.base_url} does not answer: {error!r}") from error
 
 
-def _body(response: httpx.Response) -> bytes:
+def _read_answer(response: httpx.Response, kind: type[Answer]) -> Answer:
     if response.status_code != 200:
         raise ServerAwayError(f"the API answered {response.status_code}: {_detail(response)}")
-    return response.content
+    try:
+        return kind.model_validate_json(response.content)
+    except ValidationError as error:
+        raise ServerAwayError(f"what answers at {response.url} is no API of Stoker's") from error
 
 
 def _detail(response: httpx.Response) -> str:

@@ -1,6 +1,7 @@
 """The agent's only listener: it answers the API's questions for process logs."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from hmac import compare_digest
 
 from starlette.applications import Starlette
@@ -9,6 +10,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from worker_agent.supervisor import HostSupervisor
+
+MAX_LINES = 10_000
 
 
 def log_app(supervisor: HostSupervisor, key: Callable[[], str]) -> Starlette:
@@ -19,7 +22,10 @@ def log_app(supervisor: HostSupervisor, key: Callable[[], str]) -> Starlette:
         if not compare_digest(given.encode(), key().encode()):
             return PlainTextResponse("wrong key\n", status_code=401)
         instance_id = request.path_params["instance_id"]
-        tail = min(10_000, int(request.query_params.get("tail", "200") or 0))
+        asked = request.query_params.get("tail", "200")
+        if not (asked.isascii() and asked.isdigit()):
+            return PlainTextResponse(f"tail={asked!r} is no number of lines: write it like 200\n", status_code=400)
+        tail = min(MAX_LINES, int(asked[:9]))
         try:
             found = await supervisor.read_log(instance_id, None, tail)
         except LookupError:
@@ -32,6 +38,7 @@ def log_app(supervisor: HostSupervisor, key: Callable[[], str]) -> Starlette:
     return Starlette(routes=[Route("/logs/{instance_id}", logs)])
 
 
-async def _encoded(lines: AsyncIterator[str]) -> AsyncIterator[bytes]:
-    async for line in lines:
-        yield f"{line}\n".encode()
+async def _encoded(lines: AsyncGenerator[str, None]) -> AsyncIterator[bytes]:
+    async with aclosing(lines):
+        async for line in lines:
+            yield f"{line}\n".encode()

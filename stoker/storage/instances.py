@@ -7,8 +7,8 @@ from sqlmodel import Session, col, select
 from stoker.domain.base import DeploymentName, InstanceId, WorkerName
 from stoker.domain.deployments import InstanceState
 from stoker.domain.placement.types import Placement, PlacementRequest, Unplaceable
-from stoker.domain.statuses import InstanceProjection, InstanceStatus, Progress
-from stoker.storage.tables import InstanceRow
+from stoker.domain.statuses import DeploymentProjection, InstanceProjection, InstanceStatus, Progress
+from stoker.storage.tables import DeploymentRow, InstanceRow
 
 
 class Instances:
@@ -39,7 +39,7 @@ class Instances:
             self._enter(row, InstanceState.PENDING, request.incarnation, outcome.summary)
             row.placement, row.unplaceable, row.worker = None, outcome.model_dump(mode="json"), ""
             row.pending_since = row.pending_since or self._now
-        row.request, row.priority = request.model_dump(mode="json"), request.spec.priority
+        row.request = request.model_dump(mode="json")
         row.port = row.pid = 0
         self._session.add(row)
 
@@ -102,13 +102,29 @@ class Instances:
         return tuple(_status(row) for row in self._session.exec(query))
 
     def pending(self) -> tuple[PlacementRequest, ...]:
-        """What waits for room, in the order in which it is to be served: by priority, then by age."""
+        """What waits for room, in the order in which it is to be served: by priority, then by age.
+
+        The priority is the deployment's of today: it may have changed since the instance began to wait.
+        """
         query = (
-            select(InstanceRow)
+            select(InstanceRow, DeploymentRow)
+            .join(DeploymentRow, col(DeploymentRow.name) == col(InstanceRow.deployment), isouter=True)
             .where(InstanceRow.state == InstanceState.PENDING.value)
-            .order_by(col(InstanceRow.priority).desc(), col(InstanceRow.pending_since), InstanceRow.id)
+            .order_by(col(InstanceRow.pending_since), InstanceRow.id)
         )
-        return tuple(PlacementRequest.model_validate(row.request) for row in self._session.exec(query) if row.request)
+        waiting = [
+            (PlacementRequest.model_validate(row.request), deployment)
+            for row, deployment in self._session.exec(query)
+            if row.request
+        ]
+        waiting.sort(key=lambda pair: -_priority(*pair))
+        return tuple(request for request, _ in waiting)
+
+
+def _priority(request: PlacementRequest, deployment: DeploymentRow | None) -> int:
+    if deployment is None:
+        return request.spec.priority
+    return DeploymentProjection.model_validate(deployment.projection).spec.priority
 
 
 def _status(row: InstanceRow) -> InstanceStatus:

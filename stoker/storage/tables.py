@@ -65,7 +65,6 @@ class InstanceRow(SQLModel, table=True):
     pid: int = 0
     load_seconds: float = 0.0
     worker: str = ""
-    priority: int = 0
     request: dict[str, Any] | None = Field(default=None, sa_type=Json)  # the PlacementRequest that is held or waits
     placement: dict[str, Any] | None = Field(default=None, sa_type=Json)
     unplaceable: dict[str, Any] | None = Field(default=None, sa_type=Json)

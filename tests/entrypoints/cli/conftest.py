@@ -1,6 +1,7 @@
 """The program against a stand-in for the API: inside this process (`stoker`), or as a process of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -32,6 +33,14 @@ def api(running_api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> FakeApi:
     monkeypatch.setattr("api.watch.LOOK_EVERY_SECONDS", 0.01)
     running_api.reset()
     return running_api
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c() -> Iterator[None]:
+    """Processes inherit an ignored SIGINT, which is what tests that run in the background have: not these."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -6,12 +6,14 @@ from stoker.domain.claims import Claim
 from stoker.domain.deployments import InstanceState
 from stoker.domain.estimation import MemoryEstimate, estimate
 from stoker.domain.placement.types import Placement, PlacementRequest, Unplaceable
+from stoker.domain.statuses import DeploymentProjection
 from stoker.domain.workers import Device, DeviceKind, Worker
 from stoker.storage.claims import ClaimLedger
 from stoker.storage.engine import Database
 from stoker.storage.instances import Instances
+from stoker.storage.projections import RowProjections
 from stoker.storage.workers import UNREACHABLE_AFTER, Workers
-from tests.builders import make_device, make_profile, make_request, make_spec, make_worker
+from tests.builders import make_device, make_files, make_profile, make_request, make_spec, make_worker
 from tests.stoker.storage.conftest import Clock
 
 
@@ -102,6 +104,20 @@ def test_release_wakes_who_fits_by_priority_then_age(database: Database, clock: 
         assert isinstance(ledger.place(make_request(instance_id=name, spec=spec)), Unplaceable)
     assert ledger.release("a", 1) == ("urgent",)
     assert ledger.release("b", 1) == ("urgent", "old")
+
+
+def test_a_priority_that_changed_while_waiting_counts(database: Database, clock: Clock) -> None:
+    join(database, clock, host(room_for=1))
+    ledger = ClaimLedger(database, clock)
+    ledger.place(make_request(instance_id="a"))
+    for name in ("old", "young"):
+        clock.advance(seconds=1)
+        ledger.place(make_request(instance_id=name, spec=make_spec(name=name)))
+    raised = DeploymentProjection(
+        spec=make_spec(name="young", priority=5), generation=2, profile=make_profile(), files=make_files()
+    )
+    RowProjections(database, clock).put_deployment(raised)
+    assert ledger.release("a", 1) == ("young",)
 
 
 def test_waiting_again_keeps_the_age(database: Database, clock: Clock) -> None:

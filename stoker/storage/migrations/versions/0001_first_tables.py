@@ -57,7 +57,6 @@ def upgrade() -> None:
         sa.Column("pid", sa.Integer(), nullable=False),
         sa.Column("load_seconds", sa.Float(), nullable=False),
         sa.Column("worker", sa.String(), nullable=False),
-        sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("request", JSON, nullable=True),
         sa.Column("placement", JSON, nullable=True),
         sa.Column("unplaceable", JSON, nullable=True),
