@@ -80,9 +80,12 @@ async def moment(client: Client, instance_id: str, activity: str, *, scheduled: 
                 ids.add(event.event_id)
                 if scheduled:
                     found.append(event.event_time.ToDatetime())
-        elif event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED and not scheduled:
-            if event.activity_task_completed_event_attributes.scheduled_event_id in ids:
-                found.append(event.event_time.ToDatetime())
+        elif (
+            event.event_type == EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED
+            and event.activity_task_completed_event_attributes.scheduled_event_id in ids
+            and not scheduled
+        ):
+            found.append(event.event_time.ToDatetime())
     return found[-1]
 
 

@@ -235,7 +235,7 @@ def _check_ports(settings: Settings, own_temporal: bool) -> None:
             socket.create_server((host, port), family=family).close()
         except OSError as error:
             raise CannotStartError(
-                f"port {port} on {host} is not free ({error.strerror}). Choose another for {what}"
+                f"port {port} on {host} is not free ({os.strerror(error.errno or 0)}). Choose another for {what}"
             ) from error
 
 

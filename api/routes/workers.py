@@ -24,6 +24,7 @@ from api.schemas.pages import Page, page_of
 from api.schemas.workers import WorkerRead
 from api.watch import watch_response
 from stoker.domain.claims import Snapshot
+from stoker.domain.deployments import InstanceState
 from stoker.domain.reports import HeldIncarnation, JoinAnswer, ReportAnswer, WorkerReport
 from stoker.domain.statuses import WorkerStatus
 from stoker.secrets import new_secret, new_worker_credential
@@ -32,6 +33,8 @@ from stoker.storage.workers import Workers
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/workers", tags=["workers"])
+
+_UNDER_WAY = (InstanceState.DOWNLOADING, InstanceState.STARTING)
 
 REFUSALS = refusals(401, 403, 404, 413, 422, 503)
 
@@ -87,7 +90,9 @@ async def report_worker(name: ReportingWorkerDep, report: WorkerReport, context:
         before = workers.get(name)
         workers.report(report.worker)
         for instance_id, progress in report.progress.items():
-            instances.set_progress(instance_id, name, progress)
+            instance = instances.get(instance_id)
+            if instance is not None and instance.state in _UNDER_WAY:  # the agent remembers it a little longer
+                instances.set_progress(instance_id, name, progress)
         session.flush()
         return before, workers.get(name)
 

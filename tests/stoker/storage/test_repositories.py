@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import pytest
+
 from stoker.domain.deployments import InstanceState
 from stoker.domain.keys import Role
 from stoker.domain.statuses import DeploymentProjection, InstanceProjection, Progress
@@ -164,14 +166,12 @@ def test_a_revoked_key_opens_nothing(database: Database, clock: Clock) -> None:
 
 
 def test_a_failed_change_leaves_nothing(database: Database, clock: Clock) -> None:
-    class Interrupted(Exception):
-        pass
-
-    try:
+    def fail() -> None:
         with database.write() as session:
             Keys(session, clock()).add("k1", "one", Role.ADMIN, "digest")
-            raise Interrupted
-    except Interrupted:
-        pass
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fail()
     with database.read() as session:
         assert Keys(session, clock()).all() == ()
