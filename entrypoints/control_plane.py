@@ -5,10 +5,12 @@ import signal
 from datetime import timedelta
 
 import structlog
+from temporalio.client import Client
 from temporalio.worker import Worker
 
 from activities.estimation import EstimationActivities
 from activities.placement import PlacementActivities
+from activities.ports import ModelHub
 from activities.projection import ProjectionActivities
 from entrypoints.clock import utc_now
 from stoker.domain.naming import CONTROL_QUEUE
@@ -36,10 +38,22 @@ async def run_control_plane(settings: Settings) -> None:
     )
     await register_search_attributes(client)
     database = Database(settings.database_url)
+    worker = control_worker(client, database, HuggingFaceHub())
+    async with worker:
+        log.info("control_plane_ready", queue=CONTROL_QUEUE)
+        await stop.wait()
+    database.close()
+    await asyncio.sleep(
+        0.1
+    )  # lets the SDK's threads end: without it the interpreter may crash at exit (sdk-python #300)
+
+
+def control_worker(client: Client, database: Database, hub: ModelHub, *, max_cached_workflows: int = 2000) -> Worker:
+    """What takes work from the control queue: all workflows, and the activities beside them."""
     placement = PlacementActivities(ClaimLedger(database, utc_now), TemporalInstanceCalls(client))
     projection = ProjectionActivities(RowProjections(database, utc_now))
-    estimation = EstimationActivities(HuggingFaceHub())
-    worker = Worker(
+    estimation = EstimationActivities(hub)
+    return Worker(
         client,
         task_queue=CONTROL_QUEUE,
         workflows=WORKFLOWS,
@@ -56,13 +70,6 @@ async def run_control_plane(settings: Settings) -> None:
             estimation.estimate_model,
         ],
         workflow_runner=workflow_runner(),
-        max_cached_workflows=2000,
+        max_cached_workflows=max_cached_workflows,
         graceful_shutdown_timeout=timedelta(seconds=5),
     )
-    async with worker:
-        log.info("control_plane_ready", queue=CONTROL_QUEUE)
-        await stop.wait()
-    database.close()
-    await asyncio.sleep(
-        0.1
-    )  # lets the SDK's threads end: without it the interpreter may crash at exit (sdk-python #300)

@@ -5,7 +5,7 @@ import platform
 import re
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ import structlog
 import uvicorn
 from huggingface_hub.constants import HF_HUB_CACHE
 from temporalio.client import Client
+from temporalio.worker import Interceptor
 from temporalio.worker import Worker as TemporalWorker
 
 from activities.downloads import DownloadActivities
@@ -22,6 +23,7 @@ from activities.servers import ServerActivities
 from entrypoints.concurrency import first_of
 from entrypoints.data_folder import join_token
 from entrypoints.folder_lock import locked
+from stoker.domain.base import WorkerName
 from stoker.domain.llamacpp import main_server_arguments
 from stoker.domain.naming import download_queue, worker_queue
 from stoker.domain.workers import Device, Worker
@@ -133,25 +135,8 @@ class _Host:
         """Takes work from the host's queues, until cancelled."""
         journal = AttemptJournal(self._data_dir / "attempts")
         await journal.fail_stale(client)
-        servers = ServerActivities(self._supervisor)
-        downloads = DownloadActivities(self._store, self._board.show)
-        control = TemporalWorker(
-            client,
-            task_queue=worker_queue(self._name),
-            activities=[servers.serve_main, servers.drain_main, servers.kill_process, downloads.inspect_file],
-            max_concurrent_activities=MAX_PROCESSES,
-            max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
-            interceptors=[journal],
-            graceful_shutdown_timeout=timedelta(0),  # endless activities never finish by themselves
-        )
-        download = TemporalWorker(
-            client,
-            task_queue=download_queue(self._name),
-            activities=[downloads.fetch_model],
-            max_concurrent_activities=MAX_DOWNLOADS,
-            max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
-            interceptors=[journal],
-            graceful_shutdown_timeout=timedelta(0),
+        control, download = host_workers(
+            client, self._name, self._supervisor, self._store, self._board, interceptors=[journal]
         )
         async with control, download:
             log.info("worker_ready", worker=self._name, queue=worker_queue(self._name))
@@ -194,3 +179,36 @@ class _Host:
         if self._api.identity is None:
             raise RuntimeError("no process may start before the worker has joined")
         return self._api.identity.engine_secret
+
+
+def host_workers(
+    client: Client,
+    name: WorkerName,
+    supervisor: HostSupervisor,
+    store: HostModelStore,
+    board: ProgressBoard,
+    *,
+    interceptors: Sequence[Interceptor] = (),
+) -> tuple[TemporalWorker, TemporalWorker]:
+    """What takes work from a host's two queues: control of its processes, and downloads, which never hold it up."""
+    servers = ServerActivities(supervisor)
+    downloads = DownloadActivities(store, board.show)
+    control = TemporalWorker(
+        client,
+        task_queue=worker_queue(name),
+        activities=[servers.serve_main, servers.drain_main, servers.kill_process, downloads.inspect_file],
+        max_concurrent_activities=MAX_PROCESSES,
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        graceful_shutdown_timeout=timedelta(0),  # endless activities never finish by themselves
+        interceptors=interceptors,
+    )
+    download = TemporalWorker(
+        client,
+        task_queue=download_queue(name),
+        activities=[downloads.fetch_model],
+        max_concurrent_activities=MAX_DOWNLOADS,
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        graceful_shutdown_timeout=timedelta(0),
+        interceptors=interceptors,
+    )
+    return control, download

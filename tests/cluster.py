@@ -5,28 +5,22 @@ import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
-from temporalio.worker import Worker as TemporalWorker
 
-from activities.downloads import DownloadActivities
-from activities.estimation import EstimationActivities
-from activities.placement import PlacementActivities
-from activities.projection import ProjectionActivities
-from activities.servers import ServerActivities
 from api import deployment_calls
 from entrypoints.clock import utc_now
-from entrypoints.control_plane import WORKFLOWS
+from entrypoints.control_plane import control_worker
 from entrypoints.temporal_server import dynamic_config_arguments, temporal_program
+from entrypoints.worker import host_workers
 from stoker.domain.claims import Claim
 from stoker.domain.deployments import DeploymentSpec, InstanceState
 from stoker.domain.llamacpp import main_server_arguments
-from stoker.domain.naming import CONTROL_QUEUE, SEARCH_ATTRIBUTES, download_queue, worker_queue
+from stoker.domain.naming import SEARCH_ATTRIBUTES
 from stoker.domain.reports import REPORT_EVERY_SECONDS
 from stoker.domain.statuses import DeploymentStatus, InstanceStatus
 from stoker.domain.workers import Worker
@@ -37,9 +31,7 @@ from stoker.storage.deployments import Deployments
 from stoker.storage.engine import Database
 from stoker.storage.instances import Instances
 from stoker.storage.migrate import migrate
-from stoker.storage.projections import RowProjections
 from stoker.storage.workers import Workers
-from stoker.temporal import TemporalInstanceCalls, workflow_runner
 from worker_agent.downloads import HubDownloads
 from worker_agent.engines import BundledEngine
 from worker_agent.model_store import HostModelStore
@@ -87,31 +79,11 @@ class Cluster:
 
     async def __aenter__(self) -> "Cluster":
         migrate(self.database)
-        placement = PlacementActivities(self.ledger, TemporalInstanceCalls(self.client))
-        projection = ProjectionActivities(RowProjections(self.database, utc_now))
-        estimation = EstimationActivities(HuggingFaceHub(endpoint=self._hub or None))
-        await self._stack.enter_async_context(
-            TemporalWorker(
-                self.client,
-                task_queue=CONTROL_QUEUE,
-                workflows=WORKFLOWS,
-                activities=[
-                    placement.place,
-                    placement.release,
-                    placement.ready_workers,
-                    placement.sweep_instances,
-                    projection.project_deployment,
-                    projection.remove_deployment,
-                    projection.project_instance,
-                    projection.remove_instance,
-                    estimation.inspect_hub_model,
-                    estimation.estimate_model,
-                ],
-                workflow_runner=workflow_runner(),
-                # CI can force a replay at every step: the cheapest hunt for what is not deterministic.
-                max_cached_workflows=int(os.environ.get("TEST_CACHED_WORKFLOWS", "100")),
-            )
-        )
+        # CI can force a replay at every step: the cheapest hunt for what is not deterministic.
+        cached = int(os.environ.get("TEST_CACHED_WORKFLOWS", "100"))
+        hub = HuggingFaceHub(endpoint=self._hub or None)
+        worker = control_worker(self.client, self.database, hub, max_cached_workflows=cached)
+        await self._stack.enter_async_context(worker)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -135,25 +107,10 @@ class Cluster:
         """A host's agent: adopts what an earlier one left running, takes work, reports."""
         agent = self._agents[worker.name] = AsyncExitStack()
         supervisor = await agent.enter_async_context(self._supervisor(worker.name))
-        servers = ServerActivities(supervisor)
         environment = {"HF_ENDPOINT": self._hub} if self._hub else {}
         store = HostModelStore([self.folder], HubDownloads(self.folder / "hub", environment=environment))
-        downloads = DownloadActivities(store, ProgressBoard().show)
-        control = [servers.serve_main, servers.drain_main, servers.kill_process, downloads.inspect_file]
-        for queue, activities in (
-            (worker_queue(worker.name), control),
-            (download_queue(worker.name), [downloads.fetch_model]),
-        ):
-            await agent.enter_async_context(
-                TemporalWorker(
-                    self.client,
-                    task_queue=queue,
-                    activities=activities,
-                    max_concurrent_activities=200,
-                    max_heartbeat_throttle_interval=timedelta(seconds=1),
-                    graceful_shutdown_timeout=timedelta(0),
-                )
-            )
+        for worker_of_queue in host_workers(self.client, worker.name, supervisor, store, ProgressBoard()):
+            await agent.enter_async_context(worker_of_queue)
         reporting = asyncio.create_task(self._report(worker))
         agent.callback(reporting.cancel)
         return supervisor

@@ -4,7 +4,7 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from api.schemas.instances import InstanceRead
 from stoker.domain.base import DNS_LABEL_PATTERN
@@ -40,7 +40,10 @@ class _Spec(BaseModel):
     @field_validator("model", check_fields=False)
     @classmethod
     def _is_source(cls, value: str) -> str:
-        ModelSource.parse(value)
+        try:
+            ModelSource.parse(value)
+        except ValidationError as error:  # in its own words, and of this field as it was written
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
         return value
 
     @field_validator("devices", check_fields=False)

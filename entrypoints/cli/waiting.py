@@ -35,11 +35,11 @@ class Goal:
     exactly: bool = False
 
     @classmethod
-    def after_change(cls, before: DeploymentRead | None, after: DeploymentRead, *, exactly: bool = False) -> "Goal":
+    def after_change(cls, before: DeploymentRead | None, after: DeploymentRead) -> "Goal":
         """The goal of whoever changed `before` (None: there was none) into `after`."""
         replaces = before is not None and not before.spec().same_instances(after.spec())
         since = after.generation if replaces else 0
-        return cls(generation=after.generation, replicas=after.replicas, since=since, exactly=exactly)
+        return cls(generation=after.generation, replicas=after.replicas, since=since)
 
     def judge(self, deployment: DeploymentRead) -> Verdict:
         """Whether `deployment` is there, cannot get there by itself, or is on its way."""

@@ -66,11 +66,11 @@ async def test_a_deployment_is_made_served_and_removed(api: Api, cluster: Cluste
 
 
 async def test_what_waits_says_why_in_numbers(api: Api, cluster: Cluster, tiny_model: ModelSource) -> None:
-    await create(api, tiny_model, "large", replicas=1, options={"context_length": 2048, "slots": 256})
-    await cluster.instances_in("large", [InstanceState.PENDING])
+    await create(api, tiny_model, "large", replicas=2)  # there is room for one
+    await cluster.instances_in("large", [InstanceState.RUNNING, InstanceState.PENDING])
     shown = (await api.admin.get(f"{PATH}/large")).json()
-    assert shown["state"] == "pending"
-    (instance,) = shown["instances"]
+    assert (shown["state"], shown["running"]) == ("pending", 1)
+    (instance,) = (instance for instance in shown["instances"] if instance["state"] == "pending")
     assert instance["placement"] is None
     (rejection,) = instance["pending"]["rejections"]
     assert (rejection["rule"], rejection["worker"], rejection["device"]) == ("not_enough_memory", "w1", "cpu")

@@ -1,7 +1,6 @@
 """A model from a hub, by the command line: deployed, downloaded with progress, and removed while it downloads."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 

@@ -46,7 +46,9 @@ def _placement(placement: PlacementRead) -> list[RenderableType]:
     shares = table("DEVICE", "LAYERS", "CLAIMED")
     for share in placement.shares:
         shares.add_row(
-            cell(f"{placement.worker}/{share.device}"), cell(share.layers), cell(format_bytes(share.claimed_bytes))
+            cell(f"{placement.worker}/{share.device}"),
+            cell(share.layers or "-"),
+            cell(format_bytes(share.claimed_bytes)),
         )
     return [cell(f"why there: {placement.reason}"), shares, cell(f"claimed: {estimate_line(placement.estimate)}")]
 

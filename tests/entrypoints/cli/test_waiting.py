@@ -3,6 +3,7 @@
 import pytest
 
 from api.schemas.deployments import DeploymentRead
+from entrypoints.cli.client import read_as
 from entrypoints.cli.waiting import Goal, Verdict
 from stoker.domain.deployments import DeploymentSpec, EngineOptions, InstanceState
 from stoker.domain.statuses import DeploymentStatus
@@ -59,6 +60,12 @@ def make_read(
 )
 def test_judge(goal: Goal, generation: int, instances: list[tuple[int, InstanceState]], verdict: Verdict) -> None:
     assert goal.judge(make_read(*instances, generation=generation)) is verdict
+
+
+def test_a_newer_server_may_say_more() -> None:
+    said = make_read((1, RUNNING), generation=1).model_dump(mode="json")
+    newer = said | {"colour": "red", "options": said["options"] | {"speed": 9}}
+    assert read_as(DeploymentRead, newer) == read_as(DeploymentRead, said)
 
 
 SPEC = make_spec(replicas=1)
