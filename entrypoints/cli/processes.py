@@ -146,12 +146,13 @@ def worker(
     )
     _check_limits(settings)
 
+    from entrypoints.folder_lock import FolderInUseError
     from entrypoints.worker import run_worker
     from stoker.temporal import TemporalUnreachableError
     from worker_agent.control_api import JoinRefusedError
     from worker_agent.engines import EngineError
 
-    _run(run_worker(settings), JoinRefusedError, EngineError, TemporalUnreachableError)
+    _run(run_worker(settings), JoinRefusedError, EngineError, FolderInUseError, TemporalUnreachableError)
 
 
 def migrate(data_dir: DataDirOption = None, log_level: LogLevelOption = None) -> None:

@@ -1,29 +1,34 @@
 """The API in front of a real cluster (`api`), and one that stands alone, without Temporal (`lone_api`)."""
 
+import socket
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
 from stoker.domain.models import ModelSource
 from stoker.domain.units import MIB
+from stoker.secrets import agent_key
 from stoker.storage.engine import Database
 from stoker.storage.migrate import migrate
-from tests.api.serving import Api, serving_api
+from tests.api.serving import Api, serving, serving_api
 from tests.builders import write_tiny_llama
-from tests.cluster import Cluster, temporal
+from tests.cluster import ENGINE_SECRET, Cluster, temporal
 from tests.workflows.conftest import cpu_host
+from worker_agent.log_server import log_app
 
 
 @pytest.fixture(scope="module")
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
-    """Control plane and one host, `w1`, with room for one tiny model; for all tests of a module."""
+    """Control plane and one host, `w1`, with room for one tiny model and its logs; for all tests of a module."""
     async with (
         temporal() as environment,
         Cluster(environment.client, tmp_path_factory.mktemp("cluster")) as running,
     ):
-        await running.add_host(cpu_host("w1", total=700 * MIB))
-        yield running
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            host = cpu_host("w1", total=700 * MIB).model_copy(update={"agent_port": listener.getsockname()[1]})
+            supervisor = await running.add_host(host)
+            async with serving(log_app(supervisor, lambda: agent_key(ENGINE_SECRET)), listener):
+                yield running
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +44,17 @@ def tiny_model(cluster: Cluster) -> ModelSource:
     return ModelSource.parse(f"file:{write_tiny_llama(cluster.folder / 'tiny.gguf')}")
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    """An empty database with this version's tables."""
-    opened = Database(f"sqlite:///{tmp_path / 'stoker.db'}")
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A database with this version's tables, for all tests of a module."""
+    opened = Database(f"sqlite:///{tmp_path_factory.mktemp('database') / 'stoker.db'}")
     migrate(opened)
     yield opened
     opened.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def lone_api(database: Database) -> AsyncIterator[Api]:
-    """The API on an empty database. Temporal is away."""
+    """The API on that database. Temporal is away."""
     async with serving_api(database) as running:
         yield running

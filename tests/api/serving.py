@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import uvicorn
@@ -121,27 +121,35 @@ async def serving_api(
     _, key = add_key(database, Role.ADMIN, "of the tests")
     options: dict[str, Any] = {"timeout": 60.0, "trust_env": False}
     async with (
-        _listening(create_app(context)) as url,
-        httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {key}"}, **options) as admin,
-        httpx.AsyncClient(base_url=url, **options) as anyone,
+        listening(create_app(context), lifespan="on") as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {key}"}, **options) as admin,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", **options) as anyone,
     ):
-        yield Api(context, url, admin, anyone)
+        yield Api(context, f"http://127.0.0.1:{port}", admin, anyone)
 
 
 @asynccontextmanager
-async def _listening(app: Any) -> AsyncIterator[str]:
+async def listening(app: Any, *, lifespan: Literal["on", "off"] = "off") -> AsyncIterator[int]:
+    """An ASGI app on uvicorn, in this event loop; yields the port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=1)
-        server = _Server(config)
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            async with asyncio.timeout(10):
-                while not server.started and not task.done():  # noqa: ASYNC110
-                    await asyncio.sleep(0.005)
-            yield "http://{}:{}".format(*listener.getsockname())
-        finally:
-            server.should_exit = True
-            await task
+        async with serving(app, listener, lifespan=lifespan):
+            yield listener.getsockname()[1]
+
+
+@asynccontextmanager
+async def serving(app: Any, listener: socket.socket, *, lifespan: Literal["on", "off"] = "off") -> AsyncIterator[None]:
+    """The same on a listener that is there already."""
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan=lifespan, timeout_graceful_shutdown=1)
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        async with asyncio.timeout(10):
+            while not server.started and not task.done():  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        yield
+    finally:
+        server.should_exit = True
+        await task
 
 
 def add_key(database: Database, role: Role, name: str) -> tuple[str, str]:

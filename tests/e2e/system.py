@@ -74,6 +74,19 @@ class System:
         assert not left, f"left running: {[psutil.Process(pid).cmdline() for pid in left]}"
         self._process = None
 
+    @property
+    def pid(self) -> int:
+        """The supervisor's own pid."""
+        assert self._process is not None
+        return self._process.pid
+
+    def kill(self) -> None:
+        """Kills the supervisor alone, as a crash would."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
     def pids(self) -> dict[str, int]:
         """The supervisor's processes by name."""
         found: dict[str, int] = json.loads((self.folder / "processes.json").read_text())

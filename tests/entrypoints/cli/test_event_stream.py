@@ -51,7 +51,7 @@ async def test_only_a_line_feed_ends_a_line(separator: str) -> None:
 @pytest.mark.anyio
 @given(
     texts=st.lists(
-        st.text(st.characters(exclude_characters="\r\n", exclude_categories=("Cs",)), min_size=1), max_size=4
+        st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), min_size=1), max_size=4
     ),
     cuts=st.lists(st.integers(0, 200), max_size=6),
 )

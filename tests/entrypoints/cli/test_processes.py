@@ -13,8 +13,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.entrypoints.cli.conftest import ENDS_WITHIN_SECONDS, PROGRAM, StokerProcess
-from tests.fakes.api import FakeApi
+from entrypoints.folder_lock import FolderInUseError
+from entrypoints.server import PortTakenError
+from entrypoints.up import CannotStartError
+from stoker.settings import Settings
+from stoker.temporal import TemporalUnreachableError
+from tests.entrypoints.cli.conftest import ENDS_WITHIN_SECONDS, PROGRAM, Stoker, StokerProcess
+from worker_agent.control_api import JoinRefusedError
+from worker_agent.engines import EngineError
 
 Refused = Callable[..., list[str]]
 
@@ -108,9 +114,30 @@ def test_a_database_that_does_not_answer_is_worth_another_try(free_port: str, st
     assert "pass1234" not in done.stderr
 
 
-def test_a_wrong_join_token(api: FakeApi, refused: Refused) -> None:
-    (error,) = refused("worker", "--server", api.url, "--name", "box-1", STOKER_WORKER__JOIN_TOKEN="st-join-wrong")
-    assert error.startswith("error: wrong join token: ")
+@pytest.mark.parametrize(
+    ("command", "raised"),
+    [
+        ("up", CannotStartError),
+        ("up", TemporalUnreachableError),
+        ("server", PortTakenError),
+        ("control-plane", TemporalUnreachableError),
+        ("worker", JoinRefusedError),
+        ("worker", EngineError),
+        ("worker", FolderInUseError),
+        ("worker", TemporalUnreachableError),
+    ],
+)
+def test_a_process_that_cannot_run_as_it_was_told(
+    command: str, raised: type[Exception], stoker: Stoker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(_: Settings) -> None:
+        raise raised("this is why")
+
+    module = command.replace("-", "_")
+    monkeypatch.setattr(f"entrypoints.{module}.run_{module}", run)
+    monkeypatch.setattr("stoker.logging.configure_logging", lambda *_: None)  # the tests' own log stays as it is
+    done = stoker(command)
+    assert (done.exit_code, done.stdout, done.stderr) == (2, "", "error: this is why\n")
 
 
 def test_migrate_then_serve_then_use_it(
