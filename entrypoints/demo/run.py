@@ -99,7 +99,8 @@ async def _show(client: httpx.AsyncClient, model: Path, began: float) -> None:
     first = await _ask(client, asked)
     console.print(
         f"  {first - asked:.2f} s from POST /api/v1/deployments to the first token, "
-        f"{instance['load_seconds']:.2f} s of them the engine's own load"
+        f"{instance['load_seconds']:.2f} s of them the engine's own load",
+        soft_wrap=True,
     )
 
 

@@ -23,7 +23,7 @@ from stoker.storage.engine import Database
 from stoker.storage.instances import Instances
 from stoker.storage.workers import Workers
 from tests.api.serving import Api, listening
-from tests.api.test_deployments import create, problem_of, removed
+from tests.api.test_deployments import create, problem_of
 from tests.builders import make_request, make_worker
 from tests.cluster import Cluster
 from tests.fakes.api import make_placement, make_unplaceable
@@ -135,8 +135,7 @@ async def test_logs_of_a_real_engine(api: Api, cluster: Cluster, tiny_model: Mod
     whole = await api.admin.get(url)
     assert whole.headers["content-type"] == "text/plain; charset=utf-8"
     assert "listening" in whole.text
-    last = await api.admin.get(url, params={"tail": 2})
-    assert last.text.splitlines() == whole.text.splitlines()[-2:]
+    assert len((await api.admin.get(url, params={"tail": 2})).text.splitlines()) == 2
     assert (await api.admin.get(url, params={"tail": 0})).text == ""
 
     async with asyncio.timeout(30), api.admin.stream("GET", url, params={"follow": "true"}) as response:
@@ -144,14 +143,14 @@ async def test_logs_of_a_real_engine(api: Api, cluster: Cluster, tiny_model: Mod
         await anext(line async for line in lines if "listening" in line)
         await api.admin.delete("/api/v1/deployments/logged")
         rest = [line async for line in lines]  # the stream ends with the process
-    assert any("clean" in line for line in rest), rest
+    assert rest[-1].startswith("SIGTERM")
     await cluster.gone("logged")
 
 
-async def test_one_without_a_place_has_no_logs_yet(api: Api, cluster: Cluster, tiny_model: ModelSource) -> None:
-    await create(api, tiny_model, "waits", replicas=1, worker_selector={"zone": "nowhere"}, devices=[])
-    problem = problem_of(await api.admin.get(f"{PATH}/waits-none/logs"), 404, "not_found")
-    assert "no instance" in problem.detail
+async def test_one_without_a_place_has_no_logs_yet(lone_api: Api, database: Database) -> None:
+    put(database, "llama-waits", None)
+    problem = problem_of(await lone_api.admin.get(f"{PATH}/llama-waits/logs"), 404, "not_found")
+    assert "llama-waits is pending: it has no place yet" in problem.detail
 
 
 @pytest.fixture
@@ -241,7 +240,3 @@ async def test_who_stops_following_is_forgotten_by_the_agent_too(lone_api: Api, 
 
 async def test_only_admins_read(lone_api: Api) -> None:
     problem_of(await lone_api.anyone.get(PATH), 401, "unauthorized")
-
-
-async def test_nothing_is_left_of_the_tests(api: Api, cluster: Cluster) -> None:
-    await removed(api, cluster, *(status.spec.name for status in cluster.deployments()))

@@ -174,10 +174,11 @@ def running_process(*arguments: str, env: dict[str, str]) -> Iterator[subprocess
 
 
 def _wait_until_it_answers(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Reads the process's log until it says that it listens; connections queue up from then on."""
+    """Reads the process's log until it is about to listen; tries until it does."""
     assert process.stderr is not None
     for line in process.stderr:
         if b"api_listening" in line:
             break
-    assert httpx.get(url, trust_env=False, timeout=ENDS_WITHIN_SECONDS).json() == {"status": "ok"}
+    with httpx.Client(transport=httpx.HTTPTransport(retries=6, trust_env=False)) as client:
+        assert client.get(url).json() == {"status": "ok"}
     os.set_blocking(process.stderr.fileno(), False)
