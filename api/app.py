@@ -11,15 +11,12 @@ from starlette.types import ASGIApp
 
 from api import errors
 from api.deps import ApiContext
-from api.middleware import head_as_get, identified
+from api.middleware import head_as_get, identified, limited
 from api.openai.metering import Metrics
 from api.openai.routes import OpenAIApp, beside
 from api.openai.upstream import Pool
 from api.routes import deployments, health, instances, keys, workers
 from stoker.version import VERSION
-
-MAX_BODY_BYTES = 1024 * 1024
-"""Far more than a worker with a hundred devices reports. Bodies are read before anybody asks for the key."""
 
 DESCRIPTION = """Runs large language models on the GPUs you already own.
 
@@ -37,7 +34,7 @@ def create_app(context: ApiContext) -> ASGIApp:
         pool=pool,
         metrics=Metrics(context.registry, time.monotonic),
     )
-    return beside(openai, identified(head_as_get(_management(context, pool))))
+    return beside(openai, identified(limited(head_as_get(_management(context, pool)))))
 
 
 def _management(context: ApiContext, pool: Pool) -> FastAPI:
@@ -63,7 +60,6 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
         lifespan=lifespan,
         docs_url="/docs",
         redoc_url=None,
-        max_body_size=MAX_BODY_BYTES,
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.context = context

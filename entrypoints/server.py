@@ -70,5 +70,5 @@ def _listen(host: str, port: int) -> socket.socket:
         raise PortTakenError(
             f"cannot listen on {host}:{port}: {error.strerror}. Choose another: --port, STOKER_API__PORT"
         ) from error
-    listener.set_inheritable(True)
+    listener.listen(2048)  # before anybody is told that it listens
     return listener

@@ -277,6 +277,7 @@ class Deployment:
                 profile=wanted.profile,
                 files=wanted.files,
                 deleting=self._state.deleting,
+                instances_generation=self._state.instances_generation,
             ),
             summary=f"show {self._name}, generation {self._state.generation}",
             **options.TRANSACTION,

@@ -153,6 +153,7 @@ class DeploymentRead(DeploymentCreate):
     """A deployment: what is wanted, and how far it has come."""
 
     generation: int
+    instances_generation: int = Field(description="The generation that instances must be of; older ones are replaced.")
     state: str = Field(description="running, progressing, pending, failed, stopped (no replicas) or deleting")
     message: str
     running: int = Field(description="Instances that answer now.")
@@ -169,6 +170,7 @@ class DeploymentRead(DeploymentCreate):
         return cls(
             **DeploymentCreate.of(status.spec).model_dump(),
             generation=status.generation,
+            instances_generation=status.instances_generation,
             state=state,
             message=message,
             running=sum(instance.state is InstanceState.RUNNING for instance in instances),
@@ -198,7 +200,11 @@ def summary(status: DeploymentStatus, instances: tuple[InstanceStatus, ...]) -> 
         return "deleting", "its instances are being stopped"
     if status.spec.replicas == 0:
         return "stopped", "no replicas are wanted"
-    current = [instance for instance in instances if instance.state is not InstanceState.STOPPING]
+    current = [
+        instance
+        for instance in instances
+        if instance.state is not InstanceState.STOPPING and instance.generation >= status.instances_generation
+    ]
     if sum(instance.state is InstanceState.RUNNING for instance in current) >= status.spec.replicas:
         return "running", "all replicas answer"
     for state, word in (

@@ -19,6 +19,7 @@ class DeploymentProjection(Value):
     profile: ModelProfile
     files: ModelFiles
     deleting: bool = False
+    instances_generation: int = 0  # the generation that instances must be of; older ones are being replaced
 
 
 class DeploymentStatus(DeploymentProjection):

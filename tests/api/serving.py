@@ -81,7 +81,7 @@ class Api:
         return await self.anyone.post(
             f"/api/v1/workers/{worker.name}/{what}",
             content=WorkerReport(worker=worker, progress=progress or {}).model_dump_json(),
-            headers={"authorization": f"Bearer {secret}", "content-type": "application/json"},
+            headers={"content-type": "application/json"} | ({"authorization": f"Bearer {secret}"} if secret else {}),
         )
 
     @asynccontextmanager
@@ -122,7 +122,9 @@ async def serving_api(
     options: dict[str, Any] = {"timeout": 60.0, "trust_env": False}
     async with (
         listening(create_app(context), lifespan="on") as port,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {key}"}, **options) as admin,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", headers={"authorization": f"Bearer {key}"}, **options
+        ) as admin,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", **options) as anyone,
     ):
         yield Api(context, f"http://127.0.0.1:{port}", admin, anyone)

@@ -285,9 +285,7 @@ async def test_a_wrong_page_is_refused(lone_api: Api, query: dict[str, str], fie
     assert [error.field for error in problem.errors] == [field]
 
 
-async def test_a_watch_sees_what_there_is_and_every_change(
-    api: Api, cluster: Cluster, tiny_model: ModelSource
-) -> None:
+async def test_a_watch_sees_what_there_is_and_every_change(api: Api, cluster: Cluster, tiny_model: ModelSource) -> None:
     await create(api, tiny_model, "seen", priority=1)
     async with asyncio.timeout(30), api.watch(PATH) as events:
         event = await anext(event async for event in events if event.data["name"] == "seen")
