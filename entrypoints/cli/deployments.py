@@ -95,7 +95,7 @@ async def deploy(
         answer = await client.call("POST", path("deployments"), _given(wanted), field_names=_FIELD_NAMES)
         after = read_as(DeploymentRead, answer)
         typer.echo(f"{name}: {_what_changed(before, after)}", err=True)
-        goal = Goal.after_change(before, after)
+        goal = Goal(generation=after.generation, replicas=after.replicas)
         await _finish(client, answer, goal, wait=wait, timeout=timeout, output=output)
 
 

@@ -26,26 +26,18 @@ class Verdict(Enum):
 class Goal:
     """What is waited for: so many running instances, and none besides if `exactly`.
 
-    Instances made for a generation before `since` do not count: they are about to be replaced.
+    Instances that a newer generation is replacing do not count.
     """
 
     generation: int  # of the deployment; an older view of it says nothing
     replicas: int
-    since: int = 0
     exactly: bool = False
-
-    @classmethod
-    def after_change(cls, before: DeploymentRead | None, after: DeploymentRead) -> "Goal":
-        """The goal of whoever changed `before` (None: there was none) into `after`."""
-        replaces = before is not None and not before.spec().same_instances(after.spec())
-        since = after.generation if replaces else 0
-        return cls(generation=after.generation, replicas=after.replicas, since=since)
 
     def judge(self, deployment: DeploymentRead) -> Verdict:
         """Whether `deployment` is there, cannot get there by itself, or is on its way."""
         if deployment.generation < self.generation:
             return Verdict.WAITING
-        current = self.current(deployment)
+        current = counted(deployment)
         running = sum(instance.state is InstanceState.RUNNING for instance in current)
         if running >= self.replicas and not (self.exactly and len(deployment.instances) > self.replicas):
             return Verdict.REACHED
@@ -53,13 +45,14 @@ class Goal:
             return Verdict.FAILED
         return Verdict.WAITING
 
-    def current(self, deployment: DeploymentRead) -> Sequence[InstanceRead]:
-        """The instances that count."""
-        return [
-            instance
-            for instance in deployment.instances
-            if instance.generation >= self.since and instance.state is not InstanceState.STOPPING
-        ]
+
+def counted(deployment: DeploymentRead) -> Sequence[InstanceRead]:
+    """The instances that are there to stay."""
+    return [
+        instance
+        for instance in deployment.instances
+        if instance.generation >= deployment.instances_generation and instance.state is not InstanceState.STOPPING
+    ]
 
 
 async def wait_until_running(
@@ -75,12 +68,12 @@ async def wait_until_running(
                 last = read_as(DeploymentRead, change.item)
                 if change.kind == "deleted":
                     raise CliError(f"{name} was deleted meanwhile", code=ExitCode.NOT_FOUND)
-                display.show(goal.current(last))
+                display.show(counted(last))
                 verdict = goal.judge(last)
                 if verdict is Verdict.REACHED:
                     return last
                 if verdict is Verdict.FAILED:
-                    raise _failed(name, goal.current(last))
+                    raise _failed(name, counted(last))
     except TimeoutError:
         state = f": {last.state}: {last.message}" if last is not None else ""
         raise CliError(

@@ -80,7 +80,7 @@ async def test_a_key_made_by_another_process_counts_within_a_refresh(lone_api: A
     ],
 )
 async def test_without_a_living_key_there_is_nothing_to_see(lone_api: Api, headers: dict[str, str]) -> None:
-    encoded = {name: value.encode() for name, value in headers.items()}
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
     response = await lone_api.anyone.get(PATH, headers=encoded)
     problem_of(response, 401, "unauthorized")
     assert response.headers["www-authenticate"] == "Bearer"

@@ -208,7 +208,10 @@ class FakeApi:
         spec = wanted.spec()
         if old is None or old.status.spec != spec:
             generation = old.status.generation + 1 if old else 1
-            self.deployments[spec.name] = Deployed(_status(spec, generation=generation), self.life(spec, generation))
+            rolls = old is None or not old.status.spec.same_instances(spec)
+            made_of = generation if rolls or old is None else old.status.instances_generation
+            status = _status(spec, generation=generation, instances_generation=made_of)
+            self.deployments[spec.name] = Deployed(status, self.life(spec, generation))
         return self.shown(spec.name), old is None
 
     def shown(self, name: str) -> DeploymentRead:

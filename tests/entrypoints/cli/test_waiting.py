@@ -5,7 +5,7 @@ import pytest
 from api.schemas.deployments import DeploymentRead
 from entrypoints.cli.client import read_as
 from entrypoints.cli.waiting import Goal, Verdict
-from stoker.domain.deployments import DeploymentSpec, EngineOptions, InstanceState
+from stoker.domain.deployments import InstanceState
 from stoker.domain.statuses import DeploymentStatus
 from tests.builders import make_files, make_profile, make_spec
 from tests.fakes.api import CREATED_AT, make_instance
@@ -14,14 +14,13 @@ RUNNING, STARTING, FAILED = InstanceState.RUNNING, InstanceState.STARTING, Insta
 STOPPING, PENDING, BACKOFF = InstanceState.STOPPING, InstanceState.PENDING, InstanceState.BACKOFF
 
 
-def make_read(
-    *instances: tuple[int, InstanceState], generation: int, spec: DeploymentSpec | None = None
-) -> DeploymentRead:
+def make_read(*instances: tuple[int, InstanceState], generation: int, instances_generation: int = 1) -> DeploymentRead:
     """A deployment with instances, each of a generation and in a state."""
-    spec = spec or make_spec()
+    spec = make_spec()
     status = DeploymentStatus(
         spec=spec,
         generation=generation,
+        instances_generation=instances_generation,
         profile=make_profile(),
         files=make_files(spec.model),
         created_at=CREATED_AT,
@@ -45,12 +44,6 @@ def make_read(
         # an older view of the deployment says nothing
         (Goal(generation=2, replicas=1), 1, [(1, RUNNING)], Verdict.WAITING),
         (Goal(generation=2, replicas=1), 3, [(1, RUNNING)], Verdict.REACHED),
-        # what is about to be replaced does not count, whether it runs or failed
-        (Goal(generation=2, replicas=1, since=2), 2, [(1, RUNNING)], Verdict.WAITING),
-        (Goal(generation=2, replicas=1, since=2), 2, [(1, FAILED)], Verdict.WAITING),
-        (Goal(generation=2, replicas=1, since=2), 2, [(1, RUNNING), (2, STARTING)], Verdict.WAITING),
-        (Goal(generation=2, replicas=1, since=2), 2, [(1, RUNNING), (2, RUNNING)], Verdict.REACHED),
-        (Goal(generation=2, replicas=1, since=2), 2, [(1, RUNNING), (2, FAILED)], Verdict.FAILED),
         # scaled down: the others must be gone
         (Goal(generation=2, replicas=1, exactly=True), 2, [(1, RUNNING), (1, STOPPING)], Verdict.WAITING),
         (Goal(generation=2, replicas=1, exactly=True), 2, [(1, RUNNING)], Verdict.REACHED),
@@ -62,29 +55,22 @@ def test_judge(goal: Goal, generation: int, instances: list[tuple[int, InstanceS
     assert goal.judge(make_read(*instances, generation=generation)) is verdict
 
 
+@pytest.mark.parametrize(
+    ("instances", "verdict"),
+    [
+        ([(1, RUNNING)], Verdict.WAITING),
+        ([(1, FAILED)], Verdict.WAITING),
+        ([(1, RUNNING), (2, STARTING)], Verdict.WAITING),
+        ([(1, RUNNING), (2, RUNNING)], Verdict.REACHED),
+        ([(1, RUNNING), (2, FAILED)], Verdict.FAILED),
+    ],
+)
+def test_what_is_being_replaced_does_not_count(instances: list[tuple[int, InstanceState]], verdict: Verdict) -> None:
+    goal = Goal(generation=2, replicas=1)
+    assert goal.judge(make_read(*instances, generation=2, instances_generation=2)) is verdict
+
+
 def test_a_newer_server_may_say_more() -> None:
     said = make_read((1, RUNNING), generation=1).model_dump(mode="json")
     newer = said | {"colour": "red", "options": said["options"] | {"speed": 9}}
     assert read_as(DeploymentRead, newer) == read_as(DeploymentRead, said)
-
-
-SPEC = make_spec(replicas=1)
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "since"),
-    [
-        (None, SPEC, 0),
-        (SPEC, SPEC, 0),
-        (SPEC, make_spec(replicas=3), 0),
-        (SPEC, make_spec(priority=7), 0),
-        (SPEC, make_spec(options=EngineOptions(slots=1)), 2),
-        (SPEC, make_spec(model="hf:other/model:Q4_0"), 2),
-    ],
-)
-def test_only_a_change_that_replaces_instances_asks_for_new_ones(
-    before: DeploymentSpec | None, after: DeploymentSpec, since: int
-) -> None:
-    old = make_read(generation=1, spec=before) if before is not None else None
-    goal = Goal.after_change(old, make_read(generation=2, spec=after))
-    assert goal == Goal(generation=2, replicas=after.replicas, since=since)
