@@ -60,13 +60,13 @@ def outcome(read: DeploymentRead) -> RenderableType:
             cell(read.name),
             " is ",
             cell(read.state, STATE_STYLES.get(read.state, "")),
-            f": {read.running} of {read.replicas} running",
+            f": {read.running} of {read.replicas} running" if read.replicas else "",
         )
     ]
-    for instance in read.instances:
+    for instance in read.instances if read.replicas else ():
         if instance.state is InstanceState.RUNNING and instance.placement is not None:
             lines.append(cell(f"  {instance.id} on {placed_on(instance.placement)}"))
-    if read.running:
+    if read.running and read.replicas:
         lines.append(cell(f"  try it: stoker chat {read.name}" if not read.options.embeddings else ""))
     return Group(*(line for line in lines if line.plain))
 
