@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 
 from api import errors
 from api.deps import ApiContext
+from api.description import truthful
 from api.middleware import head_as_get, identified, limited
 from api.openai.metering import Metrics
 from api.openai.routes import OpenAIApp, beside
@@ -70,4 +71,5 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
         v1.include_router(module.router)
     app.include_router(v1)
     app.include_router(health.router)
+    app.openapi = truthful(app)  # type: ignore[method-assign]  # FastAPI's documented way to change it
     return app

@@ -5,10 +5,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import httpx
-from fastapi import Depends, Header, Path, Query, Request
+from fastapi import Depends, Header, Path, Query, Request, Security
+from fastapi.security import HTTPBearer
 from prometheus_client import CollectorRegistry
 from sqlmodel import Session
 from temporalio.client import Client
@@ -91,7 +92,17 @@ def bearer_of(request: Request) -> str | None:
     return request.headers.get("x-api-key")
 
 
-def _admin(request: Request, context: ContextDep) -> KeyStatus:
+def _shown_as(name: str, description: str) -> Any:
+    """For the OpenAPI description, and the button of its page: what kind of bearer opens a route."""
+    return Security(HTTPBearer(scheme_name=name, description=description, auto_error=False))
+
+
+_BY_ADMIN_KEY = _shown_as("adminKey", "An API key of the role admin. `x-api-key: KEY` is taken too.")
+_BY_JOIN_TOKEN = _shown_as("joinToken", "The cluster's join token.")
+_BY_CREDENTIAL = _shown_as("workerCredential", "What the worker got when it joined.")
+
+
+def _admin(request: Request, context: ContextDep, _: Annotated[object, _BY_ADMIN_KEY]) -> KeyStatus:
     key = bearer_of(request)
     if key is None:
         raise ProblemError("unauthorized", "no API key: send `Authorization: Bearer sk-stoker-…`")
@@ -106,7 +117,7 @@ def _admin(request: Request, context: ContextDep) -> KeyStatus:
 AdminDep = Annotated[KeyStatus, Depends(_admin)]
 
 
-async def _joining(request: Request, context: ContextDep) -> None:
+async def _joining(request: Request, context: ContextDep, _: Annotated[object, _BY_JOIN_TOKEN]) -> None:
     token = bearer_of(request)
     if token is None or not context.secret.matches(token, context.join_token_digest):
         raise ProblemError(
@@ -119,7 +130,9 @@ InstancePath = Annotated[str, Path(pattern=DNS_LABEL_PATTERN)]
 KeyPath = Annotated[str, Path(pattern="^[0-9a-f]{12}$")]
 
 
-async def _worker(name: WorkerNamePath, request: Request, context: ContextDep) -> str:
+async def _worker(
+    name: WorkerNamePath, request: Request, context: ContextDep, _: Annotated[object, _BY_CREDENTIAL]
+) -> str:
     credential = bearer_of(request) or ""
     digest = await context.read(lambda session, now: Workers(session, now).credential_hash(name))
     if digest is None:

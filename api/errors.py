@@ -23,6 +23,8 @@ from temporalio.service import RPCError, RPCStatusCode
 
 log = structlog.get_logger()
 
+PROBLEM_JSON = "application/problem+json"
+
 STATUS_BY_CODE: dict[str, int] = {
     # what an administrator named cannot be used
     "model_not_found": 422,
@@ -151,7 +153,7 @@ def problem_response(
     if status == HTTPStatus.UNAUTHORIZED:
         sent.setdefault("www-authenticate", "Bearer")
     body = problem.model_dump(mode="json")
-    return JSONResponse(body, status_code=status, headers=sent, media_type="application/problem+json")
+    return JSONResponse(body, status_code=status, headers=sent, media_type=PROBLEM_JSON)
 
 
 async def _on_problem(_: Request, error: Exception) -> JSONResponse:

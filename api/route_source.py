@@ -57,7 +57,7 @@ class DatabaseRoutes:
                     started = asyncio.get_running_loop().time()
                     self._table = await asyncio.to_thread(self._read)
                     self._read_at = started
-                except (SQLAlchemyError, ValueError) as error:  # away, or a row that this version cannot read
+                except (SQLAlchemyError, ValueError, TypeError) as error:  # away, or a row of another version
                     log.error("routes_not_refreshed", error=str(error))
         return self._table
 

@@ -26,7 +26,7 @@ async def _events(read: Callable[[], Awaitable[Sequence[tuple[str, BaseModel]]]]
     while True:
         try:
             now = {item_id: item.model_dump_json() for item_id, item in await read()}
-        except (SQLAlchemyError, ValueError) as error:  # away, or a row that this version cannot read
+        except (SQLAlchemyError, ValueError, TypeError) as error:  # away, or a row that this version cannot read
             log.error("watch_not_refreshed", error=str(error))
             now = seen
         events = [

@@ -26,6 +26,7 @@ from entrypoints.temporal_server import configured_address, temporal_command
 from stoker.settings import Settings
 from stoker.storage.engine import Database
 from stoker.storage.migrate import migrate
+from worker_agent.logs import rotate
 
 log = structlog.get_logger()
 
@@ -36,6 +37,7 @@ READY_WITHIN_SECONDS = 60.0
 TEMPORAL_WITHIN_SECONDS = 10.0
 STOP_WITHIN_SECONDS = 45.0
 KEEP_LOG_BYTES = 20 * 1024 * 1024
+ROTATE_EVERY_SECONDS = 60.0
 STEADY_SECONDS = 30.0
 
 
@@ -58,7 +60,7 @@ class RunningSystem:
 
 
 async def run_up(settings: Settings) -> int:
-    """Runs until SIGTERM or SIGINT; 0 after an orderly stop. Raises CannotStartError."""
+    """Runs until SIGTERM or SIGINT; 0 after an orderly stop. Raises CannotStartError, later too."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -66,7 +68,7 @@ async def run_up(settings: Settings) -> int:
         if system is not None:
             print(_welcome(system), flush=True)  # noqa: T201
             await first_of(stop.wait(), system.failed.wait())
-    return 1 if system is not None and system.failed.is_set() else 0
+    return 0
 
 
 @asynccontextmanager
@@ -107,6 +109,8 @@ async def running_system(settings: Settings, stop: asyncio.Event) -> AsyncIterat
         if system.failed.is_set():
             raise CannotStartError(children.last_words())
         yield None if stop.is_set() or not ready else system
+        if system.failed.is_set():
+            raise CannotStartError(children.last_words())
 
 
 class _Children:
@@ -123,13 +127,16 @@ class _Children:
     async def running(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[None]:
         """Keeps the process alive inside the block; ends it at the end of it."""
         first = await self._start(name, command, environment)
-        keeper = asyncio.create_task(self._keep(name, command, environment, first))
+        keepers = [
+            asyncio.create_task(self._keep(name, command, environment, first)),
+            asyncio.create_task(self._keep_log_short(name)),
+        ]
         try:
             yield
         finally:
-            keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeper
+            for keeper in keepers:
+                keeper.cancel()
+            await asyncio.gather(*keepers, return_exceptions=True)
 
     def last_words(self) -> str:
         """Why a process could not run at all."""
@@ -162,10 +169,7 @@ class _Children:
     async def _start(
         self, name: str, command: Sequence[str], environment: Mapping[str, str]
     ) -> asyncio.subprocess.Process:
-        path = self._log_file(name)
-        if path.exists() and path.stat().st_size > KEEP_LOG_BYTES:
-            path.replace(path.with_suffix(".log.1"))
-        with path.open("ab") as out:
+        with self._log_file(name).open("ab") as out:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -176,8 +180,18 @@ class _Children:
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
         self._pids[name] = process.pid
-        self._pid_file.write_text(json.dumps(self._pids))
+        scratch = self._pid_file.with_suffix(".new")
+        scratch.write_text(json.dumps(self._pids))
+        scratch.replace(self._pid_file)
         return process
+
+    async def _keep_log_short(self, name: str) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(rotate, self._log_file(name), KEEP_LOG_BYTES)
+            except OSError as error:  # a full disk, say: the process goes on
+                log.warning("log_rotation_failed", name=name, error=str(error))
+            await asyncio.sleep(ROTATE_EVERY_SECONDS)
 
     def _log_file(self, name: str) -> Path:
         return self._logs / f"{name}.log"

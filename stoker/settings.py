@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -131,6 +132,9 @@ class Settings(BaseSettings):
         named = os.environ.get("STOKER_CONFIG")
         path = Path(named) if named else platformdirs.user_config_path("stoker") / "stoker.toml"
         toml = TomlConfigSettingsSource(settings_cls, toml_file=path)
+        if isinstance(env_settings, EnvSettingsSource):  # `…_FILE` is no setting: see _SecretFiles
+            variables = env_settings.env_vars.items()
+            env_settings.env_vars = {name: value for name, value in variables if not name.lower().endswith("_file")}
         return init_settings, env_settings, _SecretFiles(settings_cls), toml, _UnknownTables(settings_cls)
 
 

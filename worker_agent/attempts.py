@@ -14,7 +14,7 @@ import structlog
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 log = structlog.get_logger()
@@ -37,8 +37,11 @@ class AttemptJournal(Interceptor):
             handle = client.get_async_activity_handle(task_token=path.read_bytes())
             try:
                 await handle.fail(ApplicationError("the agent was restarted", type="agent_restarted"))
-            except RPCError as error:  # timed out already, or its workflow is over
-                log.debug("stale_attempt_gone", error=str(error))
+            except RPCError as error:
+                if error.status not in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT):
+                    log.warning("stale_attempt_not_reported", error=str(error))  # its missed heartbeats will tell
+                    continue
+                log.debug("stale_attempt_gone", error=str(error))  # timed out already, or its workflow is over
             path.unlink(missing_ok=True)
 
 

@@ -93,21 +93,8 @@ class EngineLogs:
                 await asyncio.sleep(_FOLLOW_SECONDS)
 
     def rotate(self, path: Path) -> bool:
-        """Turns the log over if it has grown past the limit; whether it did. Blocks while copying.
-
-        The process keeps its file open, so the content is copied and the file then emptied: what is written between
-        the two is lost. The process appends (O_APPEND), so that it goes on at the new end.
-        """
-        if _size(path) <= self._rotate_bytes:
-            return False
-        parts = [path, *_rotated(path)]
-        for older, newer in zip(reversed(parts[2:]), reversed(parts[1:-1]), strict=True):
-            if newer.exists():
-                newer.replace(older)
-        shutil.copyfile(path, parts[1], follow_symlinks=False)
-        parts[1].chmod(0o600)
-        os.truncate(path, 0)
-        return True
+        """Turns the log over if it has grown past the limit; see `rotate`."""
+        return rotate(path, self._rotate_bytes)
 
     def prune(self, keep: Collection[ProcessKey]) -> None:
         """Removes the logs of all but each instance's newest incarnations, and those nobody wrote to for two weeks.
@@ -122,6 +109,24 @@ class EngineLogs:
             if key.incarnation not in seen and key not in keep:
                 for part in (path, *_rotated(path)):
                     part.unlink(missing_ok=True)
+
+
+def rotate(path: Path, limit: int) -> bool:
+    """Turns a log over if it has grown past `limit` bytes; whether it did. Blocks while copying.
+
+    The process keeps its file open, so the content is copied and the file then emptied: what is written between
+    the two is lost. The process appends (O_APPEND), so that it goes on at the new end.
+    """
+    if _size(path) <= limit:
+        return False
+    parts = [path, *_rotated(path)]
+    for older, newer in zip(reversed(parts[2:]), reversed(parts[1:-1]), strict=True):
+        if newer.exists():
+            newer.replace(older)
+    shutil.copyfile(path, parts[1], follow_symlinks=False)
+    parts[1].chmod(0o600)
+    os.truncate(path, 0)
+    return True
 
 
 def head(path: Path, lines: int) -> list[str]:
