@@ -75,12 +75,6 @@ class ServerActivities:
             idle = await self._supervisor.drain(key, input.settle_seconds, input.timeout_seconds)
         return DrainResult(idle=idle)
 
-    @activity.defn
-    async def kill_process(self, input: ProcessKey) -> None:
-        """Ends a process that no activity stays with any more. One that is gone already is fine."""
-        async with beating(lambda: None):
-            await self._supervisor.kill(input)
-
 
 async def _tell_ready(key: ProcessKey, status: ProcessStatus, load_seconds: float) -> None:
     """Signals the instance that its main server answers; tries again while Temporal is away."""

@@ -18,6 +18,13 @@ def join_token(settings: Settings) -> str:
     return given or read_or_make(settings.data_dir / "join-token", new_join_token())
 
 
+def known_join_token(settings: Settings) -> str:
+    """The join token as a worker knows it: from the settings, or of a server on the same data folder; else empty."""
+    path = settings.data_dir / "join-token"
+    given = settings.worker.join_token.get_secret_value()
+    return given or (path.read_text().strip() if path.exists() else "")
+
+
 def admin_key_file(settings: Settings) -> Path:
     """Where the first start leaves the admin's key, and where the CLI looks for it."""
     return settings.data_dir / "admin-key"

@@ -7,6 +7,7 @@ import asyncio
 import ctypes
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -286,6 +287,16 @@ async def _answers(settings: Settings) -> bool:
             ) from None
 
 
+def _prefix(settings: Settings) -> str:
+    """What the `stoker` command must be told to find this system; nothing when it is where it looks by itself."""
+    told = []
+    if settings.data_dir != Settings().data_dir:
+        told.append(f"STOKER_DATA_DIR={shlex.quote(str(settings.data_dir))} ")
+    if settings.api.port != Settings().api.port:
+        told.append(f"STOKER_API__PORT={settings.api.port} ")
+    return "".join(told)
+
+
 def _welcome(system: RunningSystem) -> str:
     settings = system.settings
     width = shutil.get_terminal_size().columns
@@ -295,11 +306,11 @@ def _welcome(system: RunningSystem) -> str:
         f"  OpenAI endpoint   {settings.api_url}/v1",
         f"  API and its docs  {settings.api_url}/docs",
         f"  Temporal UI       {system.temporal_ui or 'that of your Temporal cluster'}",
-        f"  Admin key         in {admin_key_file(settings)} (the `stoker` command finds it by itself)",
+        f"  Admin key         in {admin_key_file(settings)}",
         f"  Join token        in {settings.data_dir / 'join-token'}",
         f"  Logs              in {settings.data_dir / 'logs'}",
         "",
-        "Next: stoker deploy NAME --model hf:ORG/REPO:QUANT   (Ctrl-C here stops everything)",
+        f"Next: {_prefix(settings)}stoker deploy NAME --model hf:ORG/REPO:QUANT   (Ctrl-C here stops everything)",
         "-" * min(width, 80),
     ]
     return "\n".join(lines)

@@ -21,7 +21,7 @@ from activities.downloads import DownloadActivities
 from activities.ports import MainServerSpec, ProcessKey
 from activities.servers import ServerActivities
 from entrypoints.concurrency import first_of
-from entrypoints.data_folder import join_token
+from entrypoints.data_folder import known_join_token
 from entrypoints.folder_lock import locked
 from stoker.domain.base import WorkerName
 from stoker.domain.llamacpp import main_server_arguments
@@ -83,7 +83,7 @@ class _Host:
         self._bind = "127.0.0.1" if worker.address in ("127.0.0.1", "localhost") else "0.0.0.0"  # noqa: S104
         self._engine: EngineProgram = choose_engine(worker.llama_server)
         self._api = ControlApi(
-            worker.server or settings.api_url, self._name, join_token(settings), self._data_dir / "identity.json"
+            worker.server or settings.api_url, self._name, known_join_token(settings), self._data_dir / "identity.json"
         )
         self._inventory = Inventory(
             self._engine.device_names, offers=parse_offers(worker.offer), reserves=parse_reserves(worker.reserve)
@@ -196,7 +196,7 @@ def host_workers(
     control = TemporalWorker(
         client,
         task_queue=worker_queue(name),
-        activities=[servers.serve_main, servers.drain_main, servers.kill_process, downloads.inspect_file],
+        activities=[servers.serve_main, servers.drain_main, downloads.inspect_file],
         max_concurrent_activities=MAX_PROCESSES,
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
         graceful_shutdown_timeout=timedelta(0),  # endless activities never finish by themselves

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
@@ -25,6 +25,7 @@ log = structlog.get_logger()
 _CONNECT_PAUSE_SECONDS = 0.25
 _RPC_TIMEOUT = timedelta(seconds=10)
 _PROBE_TIMEOUT = timedelta(seconds=2)
+_POLL_AGE = timedelta(seconds=70)  # a long poll lasts a minute
 
 
 class TemporalUnreachableError(Exception):
@@ -102,14 +103,18 @@ async def register_search_attributes(client: Client) -> None:
 
 
 async def has_pollers(client: Client, queue: str) -> bool:
-    """Whether anybody took work from the queue of late. Raises RPCError, RuntimeError when Temporal is away."""
+    """Whether anybody asks for work from the queue. Raises RPCError, RuntimeError when Temporal is away.
+
+    Who is gone is found out after a minute: that long a question for work may stay open.
+    """
     request = DescribeTaskQueueRequest(
         namespace=client.namespace,
         task_queue=TaskQueue(name=queue),
         task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
     )
     answer = await client.workflow_service.describe_task_queue(request, timeout=_PROBE_TIMEOUT)
-    return bool(answer.pollers)
+    oldest = datetime.now(UTC) - _POLL_AGE
+    return any(poller.last_access_time.ToDatetime(UTC) >= oldest for poller in answer.pollers)
 
 
 class TemporalInstanceCalls:

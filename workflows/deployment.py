@@ -32,6 +32,7 @@ with workflow.unsafe.imports_passed_through():
     from stoker.domain.rollout import Replica, ReplicaPhase, plan
     from stoker.domain.statuses import DeploymentProjection
     from workflows import options
+    from workflows.cancellation import is_cancelled, uninterrupted
     from workflows.instance import Instance
     from workflows.types import (
         ApplyInput,
@@ -96,6 +97,9 @@ class Deployment:
     @workflow.update
     async def delete(self, input: DeleteInput) -> None:
         """Begins the end: instances stop, claims are released, then the rows go."""
+        await self._begin_end()
+
+    async def _begin_end(self) -> None:
         async with self._applying:
             self._change(deleting=True)
             if self._state.wanted is not None:
@@ -125,7 +129,10 @@ class Deployment:
 
     @workflow.run
     async def run(self, input: DeploymentInput) -> None:
-        """Reconciles until deleted."""
+        """Reconciles until deleted. Cancelled in Temporal, it deletes itself in good order."""
+        await uninterrupted(self._live())
+
+    async def _live(self) -> None:
         while True:
             await self._wait_for_change()
             if self._state.wanted is None:
@@ -149,13 +156,15 @@ class Deployment:
     async def _wait_for_change(self) -> None:
         try:
             await workflow.wait_condition(
-                lambda: self._dirty or self._rejected,
+                lambda: self._dirty or self._rejected or (is_cancelled() and not self._state.deleting),
                 timeout=options.SWEEP_EVERY,
                 timeout_summary="looks for instances that ended without a word",
             )
         except TimeoutError:
             await self._sweep()
         self._dirty = False
+        if is_cancelled() and not self._state.deleting:
+            await self._begin_end()
 
     async def _reconcile(self, wanted: Wanted) -> None:
         count = 0 if self._state.deleting else wanted.spec.replicas

@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutType
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 
 with workflow.unsafe.imports_passed_through():
@@ -45,6 +45,7 @@ with workflow.unsafe.imports_passed_through():
     from stoker.domain.statuses import InstanceProjection
     from stoker.domain.units import format_bytes
     from workflows import options
+    from workflows.cancellation import is_cancelled, uninterrupted
     from workflows.row_writer import RowWriter
     from workflows.types import InstanceChanged, InstanceInput, StopRequest
     from workflows.visibility import INSTANCE_PHASES, show_phase
@@ -104,17 +105,22 @@ class Instance:
     @workflow.run
     async def run(self, input: InstanceInput) -> None:
         """Lives one incarnation. Returns when it was stopped; continues-as-new when it is to be started again."""
-        end = ProcessEnd(cause="")
-        try:
-            end = await self._live()
-        except asyncio.CancelledError:
-            self._stop = self._stop or StopRequest(reason="cancelled in Temporal")
+        await uninterrupted(self._incarnation())
+
+    async def _incarnation(self) -> None:
+        end = await self._live()
         await self._tear_down(end)
-        if self._stop is None:
+        if not self._stopping():
             await self._wait_for_next(end)
-        if self._stop is None:
+        if not self._stopping():
             workflow.continue_as_new(self._next_incarnation())
-        await self._finish(self._stop)
+        await self._finish()
+
+    def _stopping(self) -> bool:
+        """Whether the instance is to end: by its deployment's signal, or because it was cancelled in Temporal."""
+        if self._stop is None and is_cancelled():
+            self._stop = StopRequest(reason="cancelled in Temporal")
+        return self._stop is not None
 
     # --- 1 to 3 ------------------------------------------------------------------------------------------------------
 
@@ -129,8 +135,6 @@ class Instance:
                 return ProcessEnd(cause="")
             return await self._serve(placement, path)
         except ActivityError as error:
-            if is_cancelled_exception(error):
-                raise asyncio.CancelledError from error
             return _end_of(error, self._placement)
 
     async def _place(self) -> Placement | None:
@@ -145,7 +149,7 @@ class Instance:
             avoid=self._input.avoid,
         )
         show_phase(self._state, details=f"Looking for a place for `{self._input.spec.model}`.")
-        while self._stop is None:
+        while not self._stopping():
             self._capacity = False  # before the look: a signal during it must lead to another
             result = await workflow.execute_activity_method(
                 PlacementActivities.place,
@@ -166,11 +170,11 @@ class Instance:
         workflow.set_current_details(_pending_details(why))
         with suppress(TimeoutError):
             await workflow.wait_condition(
-                lambda: self._capacity or self._stop is not None,
+                lambda: self._capacity or self._stopping(),
                 timeout=options.CAPACITY_RECHECK,
                 timeout_summary="waits for room; looks again after this time even if no signal comes",
             )
-        if self._stop is None:
+        if not self._stopping():
             await self._enter(InstanceState.PLACING, "looking for a place again")
 
     async def _fetch(self, placement: Placement) -> str | None:
@@ -186,7 +190,7 @@ class Instance:
             summary=f"download {text}",
             **options.on_queue(options.FETCH, download_queue(placement.worker)),
         )
-        await workflow.wait_condition(lambda: fetching.done() or self._stop is not None)
+        await workflow.wait_condition(lambda: fetching.done() or self._stopping())
         if not fetching.done():
             fetching.cancel()
             await asyncio.gather(fetching, return_exceptions=True)
@@ -214,7 +218,7 @@ class Instance:
         deadline = options.load_deadline(self._input.files.size)
         try:
             await workflow.wait_condition(
-                lambda: self._ready is not None or server.done() or self._stop is not None,
+                lambda: self._ready is not None or server.done() or self._stopping(),
                 timeout=deadline,
                 timeout_summary="the main server must answer within this time",
             )
@@ -229,26 +233,26 @@ class Instance:
 
     async def _stay_running(self, server: workflow.ActivityHandle[ProcessEnd], placement: Placement) -> None:
         """Until the main server ends or a stop. Its port is shown anew should it ever change while it runs."""
-        while not server.done() and self._stop is None:
+        while not server.done() and not self._stopping():
             shown = self._ready
             await self._enter(InstanceState.RUNNING, f"answers on {placement.worker}")
             await workflow.wait_condition(
-                lambda: server.done() or self._stop is not None or self._ready != shown  # noqa: B023
+                lambda: server.done() or self._stopping() or self._ready != shown  # noqa: B023
             )
 
     # --- 4 -----------------------------------------------------------------------------------------------------------
 
     async def _tear_down(self, end: ProcessEnd) -> None:
         """Withdraws the route, ends the process, and gives the claims back once it is confirmed gone."""
-        if self._stop is not None:
-            await self._enter(InstanceState.STOPPING, self._stop.reason)
+        if self._stopping():
+            await self._enter(InstanceState.STOPPING, self._why_stopped())
         elif end.retryable:
             await self._enter(InstanceState.BACKOFF, end.cause)
         else:
             await self._enter(InstanceState.FAILED, end.cause)
         if self._server is not None and self._placement is not None:
             await self._end_server(self._server, self._placement)
-        if self._placement is not None or self._stop is not None:
+        if self._placement is not None or self._stopping():
             await workflow.execute_activity_method(
                 PlacementActivities.release,
                 ReleaseInput(instance_id=self._input.instance_id, incarnation=self._input.incarnation),
@@ -261,7 +265,7 @@ class Instance:
         if server.done():
             return
         await self._row.flush()  # the route must be withdrawn before requests are waited for
-        if self._running_since is not None and self._stop is not None:
+        if self._running_since is not None and self._stopping():
             try:
                 await workflow.execute_activity_method(
                     ServerActivities.drain_main,
@@ -284,12 +288,12 @@ class Instance:
     async def _wait_for_next(self, end: ProcessEnd) -> None:
         """Until it is time for the next incarnation, or a stop. A failure that repeating cannot heal waits for ever."""
         if not end.retryable:
-            await workflow.wait_condition(lambda: self._stop is not None)
+            await workflow.wait_condition(self._stopping)
             return
         delay = timedelta(seconds=restart_delay(self._failures()))
         try:
             await workflow.wait_condition(
-                lambda: self._stop is not None, timeout=delay, timeout_summary="pause before the next incarnation"
+                self._stopping, timeout=delay, timeout_summary="pause before the next incarnation"
             )
         except TimeoutError:
             await self._row.flush()
@@ -304,9 +308,12 @@ class Instance:
             update={"incarnation": self._input.incarnation + 1, "failures": self._failures(), "avoid": avoid}
         )
 
-    async def _finish(self, stop: StopRequest) -> None:
-        await self._enter(InstanceState.STOPPING, stop.reason)
-        await self._enter(InstanceState.STOPPED, stop.reason)
+    def _why_stopped(self) -> str:
+        return self._stop.reason if self._stop is not None else ""
+
+    async def _finish(self) -> None:
+        await self._enter(InstanceState.STOPPING, self._why_stopped())
+        await self._enter(InstanceState.STOPPED, self._why_stopped())
         await self._row.flush()
         await workflow.execute_activity_method(
             ProjectionActivities.remove_instance,

@@ -163,7 +163,8 @@ def _addresses(system: RunningSystem, stay: bool) -> None:
   Admin key        {key}
 """)
     if stay:
-        console.print(f"It stays up until Ctrl-C. Try: .venv/bin/stoker --data-dir {system.settings.data_dir} ps")
+        where = f"STOKER_DATA_DIR={system.settings.data_dir} STOKER_API__PORT={system.settings.api.port}"
+        console.print(f"It stays up until Ctrl-C. Try: {where} .venv/bin/stoker ps", soft_wrap=True)
 
 
 def _step(began: float, text: str) -> None:

@@ -10,6 +10,8 @@ from stoker.domain.placement.types import Placement, PlacementRequest, Unplaceab
 from stoker.domain.statuses import DeploymentProjection, InstanceProjection, InstanceStatus, Progress
 from stoker.storage.tables import DeploymentRow, InstanceRow
 
+_ON_THE_WAY = (InstanceState.PLACING.value, InstanceState.DOWNLOADING.value, InstanceState.STARTING.value)
+
 
 class Instances:
     """The instances' repository within one session."""
@@ -24,7 +26,7 @@ class Instances:
             return
         self._enter(row, projection.state, projection.incarnation, projection.message)
         row.port, row.pid, row.load_seconds = projection.port, projection.pid, projection.load_seconds
-        if projection.state not in (InstanceState.DOWNLOADING, InstanceState.STARTING):
+        if row.state not in _ON_THE_WAY:
             row.progress = None
         self._session.add(row)
 
@@ -74,9 +76,9 @@ class Instances:
             self._session.delete(row)
 
     def set_progress(self, instance_id: InstanceId, worker: WorkerName, progress: Progress) -> None:
-        """Keeps how far the instance has come, if it is still on that worker."""
+        """Keeps how far the instance has come, if it is on that worker and still on its way."""
         row = self._session.get(InstanceRow, instance_id)
-        if row is not None and row.worker == worker:
+        if row is not None and row.worker == worker and row.state in _ON_THE_WAY:
             row.progress, row.updated_at = progress.model_dump(mode="json"), self._now
             self._session.add(row)
 

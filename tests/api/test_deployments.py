@@ -1,11 +1,13 @@
 """`/api/v1/deployments`, in front of a real control plane and a host that really serves."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 
+from api import deployment_calls
 from api.errors import Problem
 from stoker.domain.deployments import InstanceState
 from stoker.domain.models import ModelSource
@@ -61,6 +63,9 @@ async def test_a_deployment_is_made_served_and_removed(api: Api, cluster: Cluste
     assert gone.status_code == 202
     assert gone.headers["location"] == f"{PATH}/life"
     assert gone.json()["state"] == "deleting"
+    problem_of(await create(api, tiny_model, "life"), 409, "deployment_deleting")
+    problem_of(await api.admin.patch(f"{PATH}/life", json={"replicas": 2}), 409, "deployment_deleting")
+    assert (await api.admin.delete(f"{PATH}/life")).status_code == 202, "again is fine"
     await cluster.gone("life")
     problem_of(await api.admin.get(f"{PATH}/life"), 404, "not_found")
 
@@ -314,3 +319,12 @@ async def test_without_temporal_nothing_changes_and_everything_can_be_read(lone_
     assert "Temporal does not answer" in problem_of(response, 503, "temporal_unavailable").detail
     assert response.headers["retry-after"] == "5"
     assert (await lone_api.admin.get(PATH)).json()["data"] == []
+
+
+async def test_a_control_plane_that_does_not_answer_is_not_waited_for_for_ever(
+    api: Api, tiny_model: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deployment_calls, "ANSWER_WITHIN", timedelta(seconds=0.5))
+    monkeypatch.setattr(deployment_calls, "CONTROL_QUEUE", "nobody takes this work")
+    problem = problem_of(await create(api, tiny_model, "unheard"), 503, "control_plane_unavailable")
+    assert "the control plane has not answered yet" in problem.detail

@@ -137,6 +137,7 @@ class Kept:
         """One of them, once it has written its first line; its pid."""
         async with self.children.running(name, command or SLEEPER, {"MARK": "of the test"}):
             pid = self.pids[name]
+            await asyncio.sleep(0)  # lets its keeper begin
             await self.said(name, "up", 1)
             yield pid
 
@@ -195,14 +196,15 @@ async def test_one_that_does_not_stop_is_killed(kept: Kept, monkeypatch: pytest.
     assert [entry["event"] for entry in logged] == ["process_does_not_stop"]
 
 
-async def test_a_log_that_has_grown_is_put_aside(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_log_that_has_grown_is_put_aside_and_goes_on(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(up, "KEEP_LOG_BYTES", 10)
+    monkeypatch.setattr(up, "ROTATE_EVERY_SECONDS", 0.01)
     log = kept.folder / "logs" / "one.log"
     log.write_text("from long ago\n")
-    async with kept.running():
-        pass
-    assert log.read_text() == "up\n"
-    assert log.with_name("one.log.1").read_text() == "from long ago\n"
+    program = "import time\nwhile True: print('line', flush=True); time.sleep(0.005)"
+    async with kept.children.running("one", [sys.executable, "-S", "-c", program], {}):
+        await eventually(log.with_name("one.log.2").exists, lambda: list(log.parent.iterdir()))
+        assert not kept.failed.is_set()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells processes of their parent's death")

@@ -212,6 +212,53 @@ async def test_an_instance_cancelled_in_temporal_is_replaced(cluster: Cluster, t
     assert [key.instance_id for key in supervisor.statuses()] == [after.instance_id]
 
 
+async def test_a_deployment_cancelled_in_temporal_deletes_itself(cluster: Cluster, tiny_model: ModelSource) -> None:
+    supervisor = await cluster.add_host(cpu_host("w1", total=700 * MIB))
+    await cluster.apply(make_spec(name="tiny", model=tiny_model, replicas=2))
+    await cluster.instances_in("tiny", [RUNNING, PENDING])
+    await cluster.client.get_workflow_handle(deployment_workflow_id("tiny")).cancel()
+    await cluster.gone("tiny")
+    assert cluster.claims() == ()
+    assert supervisor.statuses() == {}
+
+
+async def test_a_cancellation_while_it_is_torn_down_leaves_nothing(cluster: Cluster, tiny_model: ModelSource) -> None:
+    supervisor = await cluster.add_host(cpu_host("w1"))
+    await cluster.apply(make_spec(name="tiny", model=tiny_model))
+    (instance,) = await cluster.instances_in("tiny", [RUNNING])
+    await cluster.delete("tiny")
+    await cluster.instances_in("tiny", [InstanceState.STOPPING])
+    await cluster.client.get_workflow_handle(instance_workflow_id(instance.instance_id)).cancel()
+    await cluster.gone("tiny")
+    assert cluster.claims() == ()
+    assert supervisor.statuses() == {}
+
+
+async def test_a_deletion_does_not_wait_for_the_pause_between_incarnations(
+    cluster: Cluster, tiny_model: ModelSource
+) -> None:
+    await cluster.add_host(cpu_host("w1"))
+    await cluster.apply(make_spec(name="tiny", model=tiny_model))
+    for incarnation in range(1, 6):  # pauses of 1, 2, 4, 8 and 16 seconds
+        (instance,) = await eventually(
+            lambda number=incarnation: [  # type: ignore[misc]
+                i for i in cluster.instances("tiny") if i.state is RUNNING and i.incarnation == number
+            ],
+            lambda: cluster.instances("tiny"),
+        )
+        os.kill(instance.pid, signal.SIGKILL)
+    await cluster.instances_in("tiny", [InstanceState.BACKOFF])
+    await cluster.delete("tiny")
+    await cluster.gone("tiny")
+    (handle,) = [
+        cluster.client.get_workflow_handle(execution.id, run_id=execution.run_id)
+        async for execution in cluster.client.list_workflows(f"WorkflowId = 'instance/{instance.instance_id}'")
+        if execution.status is WorkflowExecutionStatus.COMPLETED
+    ]
+    fired = [event for event in (await handle.fetch_history()).events if event.HasField("timer_fired_event_attributes")]
+    assert fired == [], "the pause was cut short, not waited for"
+
+
 async def test_a_terminated_instance_loses_its_engine_and_the_deployment_can_go(
     cluster: Cluster, tiny_model: ModelSource
 ) -> None:

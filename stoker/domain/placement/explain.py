@@ -11,13 +11,15 @@ from stoker.domain.workers import Device, DeviceKind, Worker
 
 MEMORY_RULES = frozenset({Rule.MEMORY, Rule.HOST_MEMORY})
 
+_ORDER = {Rule.NO_SUCH_DEVICE: 0, Rule.MEMORY: 1, Rule.HOST_MEMORY: 1}  # what the administrator can mend comes first
+
 
 def unplaceable(snapshot: Snapshot, request: PlacementRequest, rejections: Sequence[Rejection]) -> Unplaceable:
     """The explanation of a request that no device takes now, nearest miss first."""
     if not snapshot.workers:
         none = Rejection(rule=Rule.NO_WORKERS, message="no worker has joined the cluster")
         return Unplaceable(rejections=(none,), summary="No worker has joined the cluster yet.")
-    ordered = tuple(sorted(rejections, key=lambda r: (r.rule not in MEMORY_RULES, r.short, r.worker, r.device)))
+    ordered = tuple(sorted(rejections, key=lambda r: (_ORDER.get(r.rule, 2), r.short, r.worker, r.device)))
     nearest = ordered[0]
     where = f"{nearest.worker}/{nearest.device}" if nearest.device else nearest.worker
     if nearest.rule in MEMORY_RULES:

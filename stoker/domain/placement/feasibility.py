@@ -1,6 +1,6 @@
 """The checks that can refuse a worker or a device before memory is looked at. One check, one function, one rule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from stoker.domain.models import SourceKind
 from stoker.domain.placement.types import PlacementRequest, Rejection, Rule
@@ -74,6 +74,16 @@ def refuse_device(request: PlacementRequest, worker: Worker, device: Device) -> 
             message="this host has GPUs, and its CPU is used only with cpu_offload",
         )
     return None
+
+
+def unknown_devices(request: PlacementRequest, workers: Iterable[Worker]) -> list[Rejection]:
+    """The devices that the deployment names and that no worker has."""
+    there = {(worker.name, device.id) for worker in workers for device in worker.devices}
+    return [
+        Rejection(rule=Rule.NO_SUCH_DEVICE, worker=name, device=device, message="there is no such device")
+        for name, device in request.spec.devices
+        if (name, device) not in there
+    ]
 
 
 def _has_gpu(worker: Worker) -> bool:

@@ -12,7 +12,7 @@ from stoker.domain.claims import Claim, Snapshot
 from stoker.domain.estimation import EstimateRefusal, MemoryEstimate, estimate
 from stoker.domain.placement.candidates import Candidate, on_cpu, on_single_gpu
 from stoker.domain.placement.explain import unplaceable
-from stoker.domain.placement.feasibility import refuse_device, refuse_worker
+from stoker.domain.placement.feasibility import refuse_device, refuse_worker, unknown_devices
 from stoker.domain.placement.scoring import best
 from stoker.domain.placement.types import Placement, PlacementRequest, Rejection, Rule, Unplaceable
 from stoker.domain.units import format_bytes
@@ -28,7 +28,7 @@ def place(snapshot: Snapshot, request: PlacementRequest) -> Placement | Unplacea
     on_gpu, in_ram = needs
     gpus: list[Candidate] = []
     cpus: list[Candidate] = []
-    rejections: list[Rejection] = []
+    rejections: list[Rejection] = unknown_devices(request, snapshot.workers)
     for worker in snapshot.workers:
         if (refusal := refuse_worker(request, worker)) is not None:
             rejections.append(refusal)

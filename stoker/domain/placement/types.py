@@ -57,6 +57,7 @@ class Rule(StrEnum):
     SELECTOR = "selector_mismatch"
     FILE_MISSING = "file_missing"
     DEVICE_NOT_CHOSEN = "device_not_chosen"
+    NO_SUCH_DEVICE = "no_such_device"
     CPU_NOT_ALLOWED = "cpu_not_allowed"
     MEMORY = "not_enough_memory"
     HOST_MEMORY = "not_enough_host_memory"

@@ -122,6 +122,14 @@ def test_only_the_devices_that_were_named() -> None:
     assert placed(place(fleet, make_request(spec=make_spec(devices=(("w", "cpu"),))))) == ("w", "cpu")
 
 
+def test_a_device_that_is_not_there_is_said_first() -> None:
+    fleet = snapshot(worker("w", cpu(1)))
+    outcome = place(fleet, make_request(spec=make_spec(devices=(("w", "gpu7"), ("w", "cpu")))))
+    assert refused(outcome) == [(Rule.NO_SUCH_DEVICE, "w", "gpu7"), (Rule.MEMORY, "w", "cpu")]
+    assert isinstance(outcome, Unplaceable)
+    assert "w/gpu7: there is no such device" in outcome.summary
+
+
 def test_no_worker_at_all() -> None:
     outcome = place(snapshot(), make_request())
     assert refused(outcome) == [(Rule.NO_WORKERS, "", "")]
