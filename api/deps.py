@@ -138,7 +138,7 @@ async def _worker(
     if digest is None:
         raise ProblemError("unauthorized", f"worker {name!r} has not joined this cluster: join again")
     if not context.secret.matches(credential, digest):
-        raise ProblemError("unauthorized", f"wrong credential for worker {name!r}: another agent joined under its name")
+        raise ProblemError("worker_replaced", f"another agent has joined as worker {name!r}")
     return name
 
 

@@ -21,6 +21,8 @@ from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateRPCTimeou
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
+from stoker.domain.base import DEPLOYMENT_NAME_HINT, DEPLOYMENT_NAME_PATTERN, DNS_LABEL_HINT, DNS_LABEL_PATTERN
+
 log = structlog.get_logger()
 
 PROBLEM_JSON = "application/problem+json"
@@ -44,6 +46,7 @@ STATUS_BY_CODE: dict[str, int] = {
     # who asks, and for what
     "invalid_request": 422,
     "unauthorized": 401,
+    "worker_replaced": 401,
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
@@ -63,6 +66,10 @@ _CODE_BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_l
 """Refusals that come from the framework, not from us."""
 
 _LONGEST_VALUE = 200  # characters of what was sent that are repeated
+
+
+# What a pattern means, for people.
+_HINTS = {DNS_LABEL_PATTERN: f"write {DNS_LABEL_HINT}", DEPLOYMENT_NAME_PATTERN: f"write {DEPLOYMENT_NAME_HINT}"}
 
 
 class FieldError(BaseModel):
@@ -177,10 +184,13 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
     if error["type"] == "json_invalid":
         message = f"no valid JSON: {error['ctx']['error']} at character {error['loc'][-1]}"
         return FieldError(field="body", message=message)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "string_pattern_mismatch":
+        message = _HINTS.get(error["ctx"]["pattern"], message)
     location = [str(part) for part in error["loc"] if part not in ("body", "query", "path", "header")]
     return FieldError(
         field=_sendable(".".join(location)) or "body",
-        message=_sendable(str(error["msg"]).removeprefix("Value error, ")),
+        message=_sendable(message),
         value=_shown(error.get("input")),
     )
 

@@ -24,7 +24,14 @@ class JoinRefusedError(Exception):
 
 
 class NotJoinedError(Exception):
-    """The server does not know this worker's credential (any more): it must join again."""
+    """The server does not know this worker's credential (any more): it must join again.
+
+    `replaced`: because another agent has joined under its name since.
+    """
+
+    def __init__(self, message: str, *, replaced: bool = False) -> None:
+        super().__init__(message)
+        self.replaced = replaced
 
 
 class ServerAwayError(Exception):
@@ -66,7 +73,7 @@ class ControlApi:
             raise NotJoinedError("this worker has not joined yet")
         response = await self._post("report", report, self._identity.credential)
         if response.status_code == 401:
-            raise NotJoinedError(_detail(response))
+            raise NotJoinedError(_detail(response), replaced=_code(response) == "worker_replaced")
         return _read_answer(response, ReportAnswer)
 
     async def close(self) -> None:
@@ -91,6 +98,13 @@ def _read_answer(response: httpx.Response, kind: type[Answer]) -> Answer:
         return kind.model_validate_json(response.content)
     except ValidationError as error:
         raise ServerAwayError(f"what answers at {response.url} is no API of Stoker's") from error
+
+
+def _code(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["code"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _detail(response: httpx.Response) -> str:

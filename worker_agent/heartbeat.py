@@ -20,6 +20,7 @@ LEAST_PAUSE_SECONDS = 0.25
 """Progress is reported no more often than this."""
 
 RETRY_SECONDS = 1.0
+NAME_TAKEN_SECONDS = 30.0
 
 
 class Heartbeat:
@@ -30,6 +31,7 @@ class Heartbeat:
     ) -> None:
         """`look` reads the worker's inventory now."""
         self._api, self._look, self._supervisor, self._board = api, look, supervisor, board
+        self._joined_again = False
 
     async def join(self) -> None:
         """Joins the cluster, however long the server takes to be there. Raises JoinRefusedError."""
@@ -50,9 +52,14 @@ class Heartbeat:
             try:
                 await self.report_once()
             except NotJoinedError as error:
-                log.warning("joining_again", reason=str(error))
-                await self.join()
-                continue
+                if not (error.replaced and self._joined_again):
+                    log.warning("joining_again", reason=str(error))
+                    await self.join()
+                    self._joined_again = True
+                    continue
+                # Two agents under one name would take it from each other for ever: the later one keeps it.
+                log.error("worker_name_taken", reason=str(error), remedy="give this worker another --name")
+                pause = NAME_TAKEN_SECONDS
             except ServerAwayError as error:
                 log.warning("report_failed", error=str(error))
                 pause = RETRY_SECONDS

@@ -14,16 +14,17 @@ from sqlmodel import Session
 from api import deployment_calls
 from api.deps import AdminDep, AfterDep, ContextDep, ExpectedGenerationDep, IdempotencyKeyDep, LimitDep, WatchDep
 from api.errors import ProblemError, field_errors, not_found, refusals
-from api.schemas.deployments import NAME_PATTERN, DeploymentCreate, DeploymentRead, DeploymentUpdate
+from api.schemas.deployments import DeploymentCreate, DeploymentRead, DeploymentUpdate
 from api.schemas.pages import Page, page_of
 from api.watch import watch_response
+from stoker.domain.base import DEPLOYMENT_NAME_PATTERN
 from stoker.domain.deployments import DeploymentSpec
 from stoker.storage.deployments import Deployments
 from stoker.storage.instances import Instances
 
 router = APIRouter(prefix="/deployments", tags=["deployments"])
 
-NamePath = Annotated[str, Path(pattern=NAME_PATTERN)]
+NamePath = Annotated[str, Path(pattern=DEPLOYMENT_NAME_PATTERN)]
 REFUSALS = refusals(401, 403, 404, 409, 412, 413, 422, 503)
 
 MERGE_TRIES = 5

@@ -11,10 +11,10 @@ from sqlmodel import Session
 
 from api.deps import AdminDep, AfterDep, ApiContext, ContextDep, InstancePath, LimitDep, WatchDep
 from api.errors import ProblemError, not_found, refusals
-from api.schemas.deployments import NAME_PATTERN
 from api.schemas.instances import InstanceRead
 from api.schemas.pages import Page, page_of
 from api.watch import watch_response
+from stoker.domain.base import DEPLOYMENT_NAME_PATTERN
 from stoker.domain.statuses import InstanceStatus, WorkerStatus
 from stoker.domain.workers import Worker
 from stoker.secrets import agent_key
@@ -30,7 +30,9 @@ REFUSALS = refusals(401, 403, 404, 422, 502, 503)
 async def list_instances(
     context: ContextDep,
     _: AdminDep,
-    deployment: Annotated[str | None, Query(pattern=NAME_PATTERN, description="Only this deployment's.")] = None,
+    deployment: Annotated[
+        str | None, Query(pattern=DEPLOYMENT_NAME_PATTERN, description="Only this deployment's.")
+    ] = None,
     limit: LimitDep = 100,
     after: AfterDep = "",
     watch: WatchDep = False,

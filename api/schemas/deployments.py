@@ -1,19 +1,15 @@
 """Deployments as REST writes and reads them."""
 
-import re
 from datetime import datetime
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from api.schemas.instances import InstanceRead
-from stoker.domain.base import DNS_LABEL_PATTERN
+from stoker.domain.base import DEPLOYMENT_NAME_HINT, DEPLOYMENT_NAME_PATTERN, DNS_LABEL_PATTERN
 from stoker.domain.deployments import CacheType, DeploymentSpec, EngineOptions, InstanceState, LabelText, Strategy
 from stoker.domain.models import ModelSource
 from stoker.domain.statuses import DeploymentStatus, InstanceStatus
-
-NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?$"
-NAME_HINT = "lower-case letters, digits and '-', starting and ending with a letter or digit, at most 48"
 
 _DEVICE = re.compile(rf"{DNS_LABEL_PATTERN[1:-1]}/[A-Za-z0-9._-]{{1,63}}")
 
@@ -64,7 +60,7 @@ class DeploymentCreate(_Spec):
         }
     )
 
-    name: Annotated[str, Field(pattern=NAME_PATTERN, description=f"A DNS label: {NAME_HINT}.")]
+    name: Annotated[str, Field(pattern=DEPLOYMENT_NAME_PATTERN, description=f"A DNS label: {DEPLOYMENT_NAME_HINT}.")]
     model: Annotated[str, Field(max_length=4096, description="file:/path.gguf or hf:ORG/REPO[:QUANT|/FILE.gguf]")]
     replicas: int = Field(default=1, ge=0, le=1000)
     options: OptionsWrite = OptionsWrite()

@@ -14,7 +14,10 @@ class Value(BaseModel):
 DNS_LABEL_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 DNS_LABEL_HINT = "lower-case letters, digits and '-', starting and ending with a letter or digit, at most 63"
 
-DeploymentName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?$")]
+DEPLOYMENT_NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?$"
+DEPLOYMENT_NAME_HINT = DNS_LABEL_HINT.replace("63", "48")
+
+DeploymentName = Annotated[str, StringConstraints(pattern=DEPLOYMENT_NAME_PATTERN)]
 """A DNS label of at most 48 characters: an instance's id is the name and a suffix, and must be a DNS label too."""
 
 WorkerName = Annotated[str, StringConstraints(pattern=DNS_LABEL_PATTERN)]

@@ -283,9 +283,3 @@ async def test_draining(timeout: float, idle: bool) -> None:
     request = DrainInput(instance_id="llama-0", incarnation=3, settle_seconds=1.0, timeout_seconds=timeout)
     assert await ActivityEnvironment().run(ServerActivities(supervisor).drain_main, request) == DrainResult(idle=idle)
     assert supervisor.drained == [(KEY, 1.0, timeout)]
-
-
-async def test_killing_what_nobody_stays_with() -> None:
-    supervisor = Supervisor()
-    await ActivityEnvironment().run(ServerActivities(supervisor).kill_process, KEY)
-    assert supervisor.killed == [KEY]

@@ -164,9 +164,9 @@ async def test_a_wrong_patch_names_the_field(
 @pytest.mark.parametrize(
     ("wrong", "field", "value", "words"),
     [
-        ({"name": "Not-A-Label"}, "name", "Not-A-Label", "pattern"),
-        ({"name": "a" * 49}, "name", "a" * 49, "pattern"),
-        ({"name": "line\n"}, "name", "line\n", "pattern"),
+        ({"name": "Not-A-Label"}, "name", "Not-A-Label", "lower-case letters"),
+        ({"name": "a" * 49}, "name", "a" * 49, "at most 48"),
+        ({"name": "line\n"}, "name", "line\n", "lower-case letters"),
         ({"name": None}, "name", None, "valid string"),
         ({"replicas": -3}, "replicas", -3, "greater than or equal to 0"),
         ({"replicas": 1001}, "replicas", 1001, "less than or equal to 1000"),

@@ -108,8 +108,8 @@ async def test_a_report_needs_the_workers_own_credential(lone_api: Api) -> None:
     await lone_api.join(worker)
     await lone_api.join(make_worker(name="box-other"))
     for wrong in (lone_api.credentials["box-other"], JOIN_TOKEN, "nonsense"):
-        problem = problem_of(await lone_api.report(worker, credential=wrong), 401, "unauthorized")
-        assert "wrong credential for worker 'box-mine'" in problem.detail
+        problem = problem_of(await lone_api.report(worker, credential=wrong), 401, "worker_replaced")
+        assert "another agent has joined as worker 'box-mine'" in problem.detail
     assert (await lone_api.report(worker)).status_code == 200
 
 
@@ -122,7 +122,7 @@ async def test_joining_again_ends_the_old_credential_and_keeps_the_engine_secret
     second = JoinAnswer.model_validate_json((await lone_api.join(worker)).content)
     assert second.credential != first.credential
     assert second.engine_secret == first.engine_secret, "engines that run there were started with it"
-    problem_of(await lone_api.report(worker, credential=first.credential), 401, "unauthorized")
+    problem_of(await lone_api.report(worker, credential=first.credential), 401, "worker_replaced")
     assert held(await lone_api.report(worker)) == [("again-1", 1)]
 
 

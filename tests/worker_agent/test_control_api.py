@@ -78,8 +78,9 @@ async def test_another_agent_that_joins_in_its_name_ends_its_credential(api: Api
     mine = agent(api.url)
     await mine.join(REPORT)
     await api.join(REPORT.worker)
-    with pytest.raises(NotJoinedError, match="another agent joined under its name"):
+    with pytest.raises(NotJoinedError, match="another agent has joined") as refused:
         await mine.report(REPORT)
+    assert refused.value.replaced
     assert (await mine.join(REPORT)).credential
     await mine.report(REPORT)
 

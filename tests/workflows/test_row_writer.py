@@ -3,49 +3,17 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from datetime import timedelta
 
 import pytest
-from temporalio import activity, workflow
+from temporalio import activity
 from temporalio.client import Client
 from temporalio.worker import Worker
 
 from stoker.temporal import workflow_runner
 from tests.cluster import temporal
-
-with workflow.unsafe.imports_passed_through():
-    from workflows.row_writer import RowWriter
+from tests.workflows.writing import Writing
 
 pytestmark = pytest.mark.anyio
-
-
-@workflow.defn
-class Writing:
-    """Wants what it is told to want, until it is told to end."""
-
-    def __init__(self) -> None:
-        self._ended = False
-        self._row = RowWriter[str](self._write)
-
-    @workflow.signal
-    def want(self, rows: list[str]) -> None:
-        """One wish after the other, without a pause."""
-        for row in rows:
-            self._row.want(row)
-
-    @workflow.signal
-    def end(self) -> None:
-        """No more wishes."""
-        self._ended = True
-
-    @workflow.run
-    async def run(self) -> None:
-        """Ends when the last wish is written."""
-        await workflow.wait_condition(lambda: self._ended)
-        await self._row.flush()
-
-    async def _write(self, row: str) -> None:
-        await workflow.execute_activity("write_row", row, start_to_close_timeout=timedelta(seconds=30))
 
 
 class Table:
