@@ -1,5 +1,6 @@
 """Deployments as REST writes and reads them."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Self
 

@@ -35,6 +35,7 @@ HELD, LOST, YOUNG = (ProcessKey(instance_id=name, incarnation=1) for name in ("h
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(module, "LEAST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(module, "NAME_TAKEN_SECONDS", 0.01)
 
 
 # --- with the real API ------------------------------------------------------------------------------------------------
@@ -161,7 +162,8 @@ async def lived_through(
         await first_of(what(heartbeat), api.done.wait())
 
 
-AWAY, FORGOTTEN, REFUSED = ServerAwayError("away"), NotJoinedError("forgotten"), JoinRefusedError("wrong join token")
+AWAY, REFUSED = ServerAwayError("away"), JoinRefusedError("wrong join token")
+FORGOTTEN, REPLACED = NotJoinedError("forgotten"), NotJoinedError("another agent has joined", replaced=True)
 
 
 async def test_joining_waits_for_the_server() -> None:
@@ -184,6 +186,10 @@ async def test_joining_does_not_wait_for_a_token_to_turn_right() -> None:
         ([AWAY, AWAY, None], ["report", "report", "report"]),
         ([FORGOTTEN, None, None], ["report", "join", "report"]),
         ([FORGOTTEN, AWAY, None, None], ["report", "join", "join", "report"]),
+        ([FORGOTTEN, None, FORGOTTEN, None, None], ["report", "join", "report", "join", "report"]),
+        ([REPLACED, None, None], ["report", "join", "report"]),
+        # the later of two agents keeps the name that both were given
+        ([REPLACED, None, REPLACED, REPLACED, None], ["report", "join", "report", "report", "report"]),
     ],
 )
 async def test_reporting_goes_on_whatever_the_server_says(
