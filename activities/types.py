@@ -118,7 +118,7 @@ class MainReady(Value):
     port: int
     pid: int
     adopted: bool = False
-    load_seconds: float = 0.0  # from the process's start to its first answer; 0 when it was adopted
+    load_seconds: float = 0.0  # from the process's start to its first answer; 0 where that was not seen
 
 
 class DrainInput(Value):

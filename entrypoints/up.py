@@ -92,9 +92,9 @@ async def running_system(settings: Settings, stop: asyncio.Event) -> AsyncIterat
         database.close()
         try:
             server_secret(settings)
+            join_token(settings)
         except ValueError as error:
             raise CannotStartError(str(error)) from error
-        join_token(settings)
         pids: dict[str, int] = {}
         system = RunningSystem(settings, pids, asyncio.Event())
         children = _Children(settings.data_dir, pids, system.failed)
@@ -122,14 +122,15 @@ class _Children:
         self._logs.mkdir(parents=True, exist_ok=True)
         self._pids, self._failed = pids, failed
         self._pid_file = data_dir / "processes.json"
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._broken = ""
 
     @asynccontextmanager
     async def running(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[None]:
         """Keeps the process alive inside the block; ends it at the end of it."""
-        first = await self._start(name, command, environment)
+        await self._start(name, command, environment)
         keepers = [
-            asyncio.create_task(self._keep(name, command, environment, first)),
+            asyncio.create_task(self._keep(name, command, environment)),
             asyncio.create_task(self._keep_log_short(name)),
         ]
         try:
@@ -138,6 +139,8 @@ class _Children:
             for keeper in keepers:
                 keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
+            await _end(name, self._processes.pop(name))
+            self._pids.pop(name, None)
 
     def last_words(self) -> str:
         """Why a process could not run at all."""
@@ -146,32 +149,25 @@ class _Children:
         shown = "\n".join(lines[-5:]) or "it said nothing"
         return f"the process {self._broken} cannot run:\n{shown}\n(its log is {path})"
 
-    async def _keep(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], process: asyncio.subprocess.Process
-    ) -> None:
+    async def _keep(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Starts the process again whenever it dies, until cancelled."""
         pause = 0.1
         loop = asyncio.get_running_loop()
-        try:
-            while True:
-                started = loop.time()
-                code = await process.wait()
-                if code == UNUSABLE_SETTINGS:
-                    self._broken = name
-                    self._failed.set()
-                    return
-                pause = 0.1 if loop.time() - started > STEADY_SECONDS else min(10.0, pause * 2)
-                log.warning("process_died", name=name, exit_code=code, restart_in_seconds=pause)
-                await asyncio.sleep(pause)
-                process = await self._start(name, command, environment)
-        finally:
-            await _end(name, process)
-            self._pids.pop(name, None)
+        while True:
+            started = loop.time()
+            code = await self._processes[name].wait()
+            if code == UNUSABLE_SETTINGS:
+                self._broken = name
+                self._failed.set()
+                return
+            pause = 0.1 if loop.time() - started > STEADY_SECONDS else min(10.0, pause * 2)
+            log.warning("process_died", name=name, exit_code=code, restart_in_seconds=pause)
+            await asyncio.sleep(pause)
+            await self._start(name, command, environment)
 
-    async def _start(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str]
-    ) -> asyncio.subprocess.Process:
+    async def _start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         with self._log_file(name).open("ab") as out:
-            process = await asyncio.create_subprocess_exec(
+            process = self._processes[name] = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
@@ -184,7 +180,6 @@ class _Children:
         scratch = self._pid_file.with_suffix(".new")
         scratch.write_text(json.dumps(self._pids))
         scratch.replace(self._pid_file)
-        return process
 
     async def _keep_log_short(self, name: str) -> None:
         while True:

@@ -37,6 +37,7 @@ from worker_agent.engines import BundledEngine
 from worker_agent.model_store import HostModelStore
 from worker_agent.progress import ProgressBoard
 from worker_agent.supervisor import HostSupervisor
+from workflows.types import DeploymentState
 
 T = TypeVar("T")
 
@@ -143,11 +144,19 @@ class Cluster:
 
     async def apply(self, spec: DeploymentSpec) -> int:
         """Applies as the API does; the generation."""
-        return (await deployment_calls.apply(self.client, spec, update_id=uuid.uuid4().hex)).generation
+        state = self._remembered(spec.name)
+        result = await deployment_calls.apply(self.client, spec, remembered=state, update_id=uuid.uuid4().hex)
+        return result.generation
 
     async def delete(self, name: str) -> None:
         """Deletes as the API does."""
-        await deployment_calls.delete(self.client, name)
+        state = self._remembered(name)
+        assert state is not None
+        await deployment_calls.delete(self.client, name, remembered=state)
+
+    def _remembered(self, name: str) -> DeploymentState | None:
+        rows = [row for row in self.deployments() if row.spec.name == name]
+        return deployment_calls.remembered(rows[0] if rows else None, self.instances(name))
 
     def deployments(self) -> tuple[DeploymentStatus, ...]:
         """The rows."""

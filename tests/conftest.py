@@ -26,3 +26,4 @@ def _no_stray_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.startswith(("STOKER_", "TEMPORAL_", "HF_")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("STOKER_CONFIG", os.devnull)

@@ -130,9 +130,11 @@ class Deployment:
     @workflow.run
     async def run(self, input: DeploymentInput) -> None:
         """Reconciles until deleted. Cancelled in Temporal, it deletes itself in good order."""
-        await uninterrupted(self._live())
+        await uninterrupted(self._live(input))
 
-    async def _live(self) -> None:
+    async def _live(self, input: DeploymentInput) -> None:
+        if input.recovered:
+            await self._sweep()
         while True:
             await self._wait_for_change()
             if self._state.wanted is None:

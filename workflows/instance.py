@@ -93,7 +93,7 @@ class Instance:
         """The main server answers."""
         if ready.incarnation != self._input.incarnation:
             return
-        if self._ready is not None and ready.adopted:  # the same process, told again: how long it loaded is known
+        if self._ready is not None and not ready.load_seconds:  # told again: how long it loaded is known
             ready = ready.model_copy(update={"load_seconds": self._ready.load_seconds})
         self._ready = ready
 

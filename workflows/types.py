@@ -79,3 +79,4 @@ class DeploymentInput(Value):
 
     name: DeploymentName
     state: DeploymentState = DeploymentState()
+    recovered: bool = False  # the state comes from the rows: what ran by them may be gone

@@ -21,6 +21,7 @@ from stoker.domain.base import DEPLOYMENT_NAME_PATTERN
 from stoker.domain.deployments import DeploymentSpec
 from stoker.storage.deployments import Deployments
 from stoker.storage.instances import Instances
+from workflows.types import DeploymentState
 
 router = APIRouter(prefix="/deployments", tags=["deployments"])
 
@@ -42,7 +43,12 @@ async def create_deployment(
 ) -> DeploymentRead:
     """Makes a deployment (201), or changes the one of that name (200). The model's header is read before the answer."""
     spec = body.spec()
-    result = await deployment_calls.apply(context.temporal, spec, update_id=_update_id(idempotency_key, spec))
+    result = await deployment_calls.apply(
+        context.temporal,
+        spec,
+        remembered=await _remembered(context, spec.name),
+        update_id=_update_id(idempotency_key, spec),
+    )
     if not result.created:
         response.status_code = 200
     response.headers["location"] = f"/api/v1/deployments/{body.name}"
@@ -103,7 +109,9 @@ async def delete_deployment(
 ) -> DeploymentRead:
     """Begins the deployment's end (202): running requests may finish, then its memory is given back. 404 when done."""
     before = await _shown(context, name, response)
-    await deployment_calls.delete(context.temporal, name, expected_generation=expected_generation)
+    state = await _remembered(context, name)
+    if state is not None:
+        await deployment_calls.delete(context.temporal, name, remembered=state, expected_generation=expected_generation)
     response.headers["location"] = f"/api/v1/deployments/{name}"
     left = await context.read(lambda session, now: _found(session, now, name))
     # One without instances is gone before this answer.
@@ -123,7 +131,21 @@ async def _change(context: ContextDep, name: str, body: DeploymentUpdate, expect
         fields = field_errors(error.errors())
         detail = "; ".join(f"{field.field}: {field.message}" for field in fields)
         raise ProblemError("invalid_request", detail, errors=fields) from error
-    await deployment_calls.apply(context.temporal, spec, expected_generation=expected_generation)
+    await deployment_calls.apply(
+        context.temporal,
+        spec,
+        remembered=await _remembered(context, spec.name),
+        expected_generation=expected_generation,
+    )
+
+
+async def _remembered(context: ContextDep, name: str) -> DeploymentState | None:
+    """Where the deployment's workflow would go on, should it have to be started anew."""
+    return await context.read(
+        lambda session, now: deployment_calls.remembered(
+            Deployments(session, now).get(name), Instances(session, now).all(deployment=name)
+        )
+    )
 
 
 def _update_id(idempotency_key: str | None, spec: DeploymentSpec) -> str | None:

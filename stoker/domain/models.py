@@ -54,11 +54,11 @@ class ModelSource(Value):
             if not self.path.endswith(".gguf"):
                 raise ValueError(f"file:{self.path} must end in .gguf")
             return self
-        if not _REPO.match(self.repo) or ".." in self.repo:
+        if not _REPO.fullmatch(self.repo) or ".." in self.repo:
             raise ValueError(f"hf:{self.repo} must name a repository as ORG/REPO")
-        if self.quant and not _QUANT.match(self.quant):
+        if self.quant and not _QUANT.fullmatch(self.quant):
             raise ValueError(f"{self.quant!r} is no quantisation: write it like Q4_K_M")
-        if self.file and (not _HUB_FILE.match(self.file) or ".." in self.file):
+        if self.file and (not _HUB_FILE.fullmatch(self.file) or ".." in self.file):
             raise ValueError(f"{self.file!r} must be the path of a .gguf file in the repository")
         return self
 
@@ -95,7 +95,7 @@ def shard_names(first: str) -> tuple[str, ...]:
 
     Raises ValueError when the name is a shard other than the first: llama.cpp opens a sharded model by its first.
     """
-    match = _SHARD.match(first)
+    match = _SHARD.fullmatch(first)
     if match is None:
         return (first,)
     number, count = int(match["number"]), int(match["count"])

@@ -222,6 +222,34 @@ async def test_a_deployment_cancelled_in_temporal_deletes_itself(cluster: Cluste
     assert supervisor.statuses() == {}
 
 
+@pytest.mark.parametrize("instance_too", [False, True])
+async def test_a_terminated_deployment_goes_on_from_its_rows(
+    cluster: Cluster, tiny_model: ModelSource, instance_too: bool
+) -> None:
+    supervisor = await cluster.add_host(cpu_host("w1"))
+    spec = make_spec(name="tiny", model=tiny_model)
+    await cluster.apply(spec)
+    (before,) = await cluster.instances_in("tiny", [RUNNING])
+    await cluster.client.get_workflow_handle(deployment_workflow_id("tiny")).terminate()
+    if instance_too:
+        await cluster.client.get_workflow_handle(instance_workflow_id(before.instance_id)).terminate()
+    assert await cluster.apply(spec.model_copy(update={"replicas": 2})) == 2
+    wanted = {before.instance_id} if not instance_too else set()
+    await eventually(
+        lambda: (
+            len(supervisor.statuses()) == 2
+            and wanted <= {i.instance_id for i in cluster.instances("tiny") if i.state is RUNNING}
+        ),
+        lambda: cluster.instances("tiny"),
+    )
+    await eventually(lambda: len(cluster.claims()) == 2, cluster.claims)
+    await cluster.client.get_workflow_handle(deployment_workflow_id("tiny")).terminate()
+    await cluster.delete("tiny")
+    await cluster.gone("tiny")
+    assert cluster.claims() == ()
+    assert supervisor.statuses() == {}
+
+
 async def test_a_cancellation_while_it_is_torn_down_leaves_nothing(cluster: Cluster, tiny_model: ModelSource) -> None:
     supervisor = await cluster.add_host(cpu_host("w1"))
     await cluster.apply(make_spec(name="tiny", model=tiny_model))

@@ -39,6 +39,8 @@ def test_parse_and_write(text: str, expected: ModelSource) -> None:
         ("hf:org/repo/../../m.gguf", "path of a .gguf file"),
         ("hf:org/repo/m.bin", "path of a .gguf file"),
         ("hf:-org/repo", "ORG/REPO"),
+        ("hf:org/repo:Q4_0\n", "no quantisation"),
+        ("hf:org/repo\n", "ORG/REPO"),
     ],
 )
 def test_refusals_say_what_would_be_right(text: str, words: str) -> None:
