@@ -51,12 +51,13 @@ class ServerActivities:
         try:
             async with beating(lambda: latest):
                 latest = await self._supervisor.ensure_started(input)
-                loads = latest.phase is not ProcessPhase.READY and not latest.adopted
+                loads = latest.phase is not ProcessPhase.READY  # else an earlier attempt saw it load
                 async with aclosing(self._supervisor.watch(key)) as statuses:
                     async for latest in statuses:
                         if latest.phase is ProcessPhase.READY and teller is None:
-                            took = asyncio.get_running_loop().time() - began
-                            teller = asyncio.create_task(_tell_ready(key, latest, took if loads else 0.0))
+                            seen = loads and not latest.adopted
+                            took = asyncio.get_running_loop().time() - began if seen else 0.0
+                            teller = asyncio.create_task(_tell_ready(key, latest, took))
         except ProcessStartError as error:
             return ProcessEnd(cause=f"could not be started: {error}", retryable=error.retryable)
         except asyncio.CancelledError:
