@@ -156,7 +156,7 @@ class _Children:
         while True:
             started = loop.time()
             code = await self._processes[name].wait()
-            if code == UNUSABLE_SETTINGS:
+            if code == UNUSABLE_SETTINGS and name != "temporal":  # a panic of Go ends with the same code
                 self._broken = name
                 self._failed.set()
                 return
@@ -177,9 +177,12 @@ class _Children:
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
         self._pids[name] = process.pid
-        scratch = self._pid_file.with_suffix(".new")
-        scratch.write_text(json.dumps(self._pids))
-        scratch.replace(self._pid_file)
+        try:
+            scratch = self._pid_file.with_suffix(".new")
+            scratch.write_text(json.dumps(self._pids))
+            scratch.replace(self._pid_file)
+        except OSError as error:  # a full disk, say: the file is for people only
+            log.warning("pid_file_not_written", error=str(error))
 
     async def _keep_log_short(self, name: str) -> None:
         while True:

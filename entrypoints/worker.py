@@ -53,7 +53,8 @@ HEARTBEAT_THROTTLE = timedelta(seconds=5)
 
 def worker_name(settings: Settings) -> str:
     """The configured name, or the host's as a DNS label."""
-    return settings.worker.name or re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower()).strip("-")[:63] or "worker"
+    host = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower())[:63].strip("-")
+    return settings.worker.name or host or "worker"
 
 
 async def run_worker(settings: Settings) -> None:
@@ -113,7 +114,7 @@ class _Host:
             try:
                 await first_of(stop.wait(), self._live(supervisor, listener))
             finally:
-                if self._settings.worker.stop_processes_on_exit:
+                if stop.is_set() and self._settings.worker.stop_processes_on_exit:
                     await supervisor.reap(keep=())
 
     async def _live(self, supervisor: HostSupervisor, listener: socket.socket) -> None:

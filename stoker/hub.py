@@ -8,6 +8,7 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
@@ -47,6 +48,8 @@ class HuggingFaceHub:
         self._token = token
         self._cache_dir = cache_dir
         self._timeout_seconds = timeout_seconds
+        # Of its own: a hub that hangs must not take the threads that the database's transactions run in.
+        self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="hub")
 
     async def inspect(self, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
         """Resolves `source` to files at the newest commit and reads their headers, by range requests.
@@ -55,7 +58,7 @@ class HuggingFaceHub:
         """
         if source.kind is not SourceKind.HUB:
             raise ValueError(f"{source} is no hub source: only a worker can read it")
-        return await asyncio.to_thread(self._inspect, source)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._inspect, source)
 
     def _inspect(self, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
         try:

@@ -24,6 +24,7 @@ with workflow.unsafe.imports_passed_through():
         ReadyWorkersInput,
         ReleaseInput,
         RemoveDeploymentInput,
+        RemoveInstanceInput,
         SweepInput,
     )
     from stoker.domain.deployments import DeploymentSpec
@@ -58,7 +59,7 @@ class Deployment:
         self._name = input.name
         self._state = input.state
         self._dirty = True
-        self._rejected = False
+        self._sweep_at = workflow.time() + options.SWEEP_EVERY.total_seconds()
         self._applying = asyncio.Lock()
 
     # --- handlers ----------------------------------------------------------------------------------------------------
@@ -67,6 +68,7 @@ class Deployment:
     async def apply(self, input: ApplyInput) -> ApplyResult:
         """Makes `input.spec` what is wanted. Answers once the row shows it; refuses a model that cannot be read."""
         async with self._applying:
+            self._check_open()  # both may have changed while this waited for its turn
             self._check_generation(input.expected_generation)
             old, spec = self._state.wanted, input.spec
             if old is not None and old.spec == spec:
@@ -76,10 +78,7 @@ class Deployment:
                 wanted = old.model_copy(update={"spec": spec}) if old and same_model else await self._inspect(spec)
                 await self._estimate(wanted)
             except (ActivityError, ApplicationError) as error:
-                self._rejected = self._rejected or old is None
                 raise _refusal(error) from error
-            if self._state.deleting:
-                raise ApplicationError(f"{self._name} is being deleted", type="deployment_deleting")
             generation = self._state.generation + 1
             rolls = old is None or not old.spec.same_instances(spec)
             instances_generation = generation if rolls else self._state.instances_generation
@@ -90,8 +89,7 @@ class Deployment:
 
     @apply.validator
     def _check_apply(self, input: ApplyInput) -> None:
-        if self._state.deleting:
-            raise ApplicationError(f"{self._name} is being deleted", type="deployment_deleting")
+        self._check_open()
         self._check_generation(input.expected_generation)
 
     @workflow.update
@@ -101,9 +99,11 @@ class Deployment:
 
     async def _begin_end(self) -> None:
         async with self._applying:
-            self._change(deleting=True)
+            if self._state.deleting:
+                return  # a second projection would come after the row was removed, and bring it back
             if self._state.wanted is not None:
-                await self._project(self._state.wanted)
+                await self._project(self._state.wanted, deleting=True)
+            self._change(deleting=True)
             self._dirty = True
 
     @delete.validator
@@ -117,6 +117,10 @@ class Deployment:
             self._forget(change.instance_id)
         else:
             self._set_phase(change.instance_id, change.phase)
+
+    def _check_open(self) -> None:
+        if self._state.deleting:
+            raise ApplicationError(f"{self._name} is being deleted", type="deployment_deleting")
 
     def _check_generation(self, expected: int | None) -> None:
         if expected is not None and expected != self._state.generation:
@@ -138,10 +142,10 @@ class Deployment:
         while True:
             await self._wait_for_change()
             if self._state.wanted is None:
-                if self._rejected or self._state.deleting:
-                    break  # the very first apply was refused: nothing was made, nothing stays
-                continue
-            await self._reconcile(self._state.wanted)
+                await workflow.wait_condition(workflow.all_handlers_finished)
+                if self._state.wanted is None:
+                    return  # the very first apply was refused, or never came: nothing was made, nothing stays
+            await self._reconcile(self._state.wanted, self._state.instances_generation)
             if self._state.deleting and not self._state.replicas:
                 await workflow.execute_activity_method(
                     ProjectionActivities.remove_deployment,
@@ -158,30 +162,42 @@ class Deployment:
     async def _wait_for_change(self) -> None:
         try:
             await workflow.wait_condition(
-                lambda: self._dirty or self._rejected or (is_cancelled() and not self._state.deleting),
-                timeout=options.SWEEP_EVERY,
+                self._has_work,
+                timeout=max(0.0, self._sweep_at - workflow.time()),
                 timeout_summary="looks for instances that ended without a word",
             )
         except TimeoutError:
-            await self._sweep()
+            self._sweep_at = 0.0
         self._dirty = False
         if is_cancelled() and not self._state.deleting:
             await self._begin_end()
+        if workflow.time() >= self._sweep_at:  # by its own clock: instances that keep reporting must not put it off
+            self._sweep_at = workflow.time() + options.SWEEP_EVERY.total_seconds()
+            await self._sweep()
 
-    async def _reconcile(self, wanted: Wanted) -> None:
+    def _has_work(self) -> bool:
+        return (
+            self._dirty
+            or (self._state.wanted is None and workflow.all_handlers_finished())
+            or (is_cancelled() and not self._state.deleting)
+            or workflow.info().is_continue_as_new_suggested()
+        )
+
+    async def _reconcile(self, wanted: Wanted, generation: int) -> None:
+        """`generation`: the one that `wanted` makes instances of; an apply may change both while this waits."""
         count = 0 if self._state.deleting else wanted.spec.replicas
-        step = plan(count, self._state.instances_generation, self._state.replicas)
+        step = plan(count, generation, self._state.replicas)
         for instance_id in step.stop:
             await self._stop(instance_id)
         for _ in range(step.start):
-            await self._start(wanted)
+            await self._start(wanted, generation)
         self._show(wanted.spec, count)
 
-    async def _start(self, wanted: Wanted) -> None:
-        replica = Replica(instance_id=self._new_id(), generation=self._state.instances_generation)
+    async def _start(self, wanted: Wanted, generation: int) -> None:
+        replica = Replica(instance_id=self._new_id(), generation=generation)
         self._change(replicas=(*self._state.replicas, replica))
         try:
-            await workflow.start_child_workflow(
+            instance = await workflow.start_child_workflow(
                 Instance.run,
                 InstanceInput(
                     instance_id=replica.instance_id,
@@ -198,8 +214,14 @@ class Deployment:
                     [SearchAttributePair(DEPLOYMENT, self._name), SearchAttributePair(PHASE, "placing")]
                 ),
             )
+            instance.add_done_callback(self._on_closed)
         except WorkflowAlreadyStartedError:
             self._forget(replica.instance_id)
+
+    def _on_closed(self, instance: asyncio.Future[None]) -> None:
+        """One that was terminated did not say so itself: the sweep is due now."""
+        if instance.cancelled() or instance.exception() is not None:
+            self._sweep_at, self._dirty = 0.0, True
 
     async def _stop(self, instance_id: str) -> None:
         self._set_phase(instance_id, ReplicaPhase.STOPPING)
@@ -209,6 +231,7 @@ class Deployment:
             await handle.signal(Instance.stop, StopRequest(reason=reason))
         except ApplicationError:  # its workflow is over: nobody will say so any more
             await self._release(instance_id)
+            await self._remove(instance_id)
             self._forget(instance_id)
 
     async def _sweep(self) -> None:
@@ -221,6 +244,7 @@ class Deployment:
             **options.TRANSACTION,
         )
         for instance_id in result.ended:
+            await self._remove(instance_id)
             self._forget(instance_id)
 
     async def _release(self, instance_id: str) -> None:
@@ -228,6 +252,14 @@ class Deployment:
             PlacementActivities.release,
             ReleaseInput(instance_id=instance_id),
             summary=f"release whatever {instance_id} held",
+            **options.TRANSACTION,
+        )
+
+    async def _remove(self, instance_id: str) -> None:
+        await workflow.execute_activity_method(
+            ProjectionActivities.remove_instance,
+            RemoveInstanceInput(instance_id=instance_id),
+            summary=f"remove the row of {instance_id}",
             **options.TRANSACTION,
         )
 
@@ -279,7 +311,7 @@ class Deployment:
             **options.TRANSACTION,
         )
 
-    async def _project(self, wanted: Wanted) -> None:
+    async def _project(self, wanted: Wanted, *, deleting: bool = False) -> None:
         await workflow.execute_activity_method(
             ProjectionActivities.project_deployment,
             DeploymentProjection(
@@ -287,7 +319,7 @@ class Deployment:
                 generation=self._state.generation,
                 profile=wanted.profile,
                 files=wanted.files,
-                deleting=self._state.deleting,
+                deleting=deleting,
                 instances_generation=self._state.instances_generation,
             ),
             summary=f"show {self._name}, generation {self._state.generation}",

@@ -39,7 +39,7 @@ with workflow.unsafe.imports_passed_through():
         download_queue,
         worker_queue,
     )
-    from stoker.domain.placement.types import Placement, PlacementRequest, Unplaceable
+    from stoker.domain.placement.types import Placement, PlacementRequest, Rule, Unplaceable
     from stoker.domain.restarts import failures_after, restart_delay
     from stoker.domain.rollout import ReplicaPhase
     from stoker.domain.statuses import InstanceProjection
@@ -76,6 +76,7 @@ class Instance:
         self._placement: Placement | None = None
         self._server: workflow.ActivityHandle[ProcessEnd] | None = None
         self._running_since: float | None = None
+        self._lacks_room = False
         self._row = RowWriter[InstanceProjection](self._write_row)
 
     @workflow.signal
@@ -109,11 +110,12 @@ class Instance:
 
     async def _incarnation(self) -> None:
         end = await self._live()
+        failures = self._failures()
         await self._tear_down(end)
         if not self._stopping():
-            await self._wait_for_next(end)
+            await self._wait_for_next(end, failures)
         if not self._stopping():
-            workflow.continue_as_new(self._next_incarnation())
+            workflow.continue_as_new(self._next_incarnation(failures))
         await self._finish()
 
     def _stopping(self) -> bool:
@@ -162,10 +164,13 @@ class Instance:
                 return result.placement
             if result.unplaceable is not None:
                 await self._wait_for_room(result.unplaceable)
+                if not self._stopping() and workflow.info().is_continue_as_new_suggested():
+                    workflow.continue_as_new(self._input)  # the same incarnation: it looks again at once
         return None
 
     async def _wait_for_room(self, why: Unplaceable) -> None:
         # The claiming transaction has written the row: `pending`, with these reasons.
+        self._lacks_room = why.rejections[0].rule in (Rule.MEMORY, Rule.HOST_MEMORY)
         await self._enter(InstanceState.PENDING, why.summary, project=False, reason=why.rejections[0].rule)
         workflow.set_current_details(_pending_details(why))
         with suppress(TimeoutError):
@@ -175,7 +180,9 @@ class Instance:
                 timeout_summary="waits for room; looks again after this time even if no signal comes",
             )
         if not self._stopping():
-            await self._enter(InstanceState.PLACING, "looking for a place again")
+            # Not projected: the row stays `pending` until the claiming transaction decides anew. A write of ours could
+            # come after that decision, and hide a waiting instance from whoever frees room.
+            await self._enter(InstanceState.PLACING, "looking for a place again", project=False)
 
     async def _fetch(self, placement: Placement) -> str | None:
         """The path to give to the engine; None when a stop came first."""
@@ -253,6 +260,7 @@ class Instance:
         if self._server is not None and self._placement is not None:
             await self._end_server(self._server, self._placement)
         if self._placement is not None or self._stopping():
+            await self._row.flush()  # a row that still says `pending` would be woken in the place of another
             await workflow.execute_activity_method(
                 PlacementActivities.release,
                 ReleaseInput(instance_id=self._input.instance_id, incarnation=self._input.incarnation),
@@ -285,12 +293,12 @@ class Instance:
 
     # --- 5 -----------------------------------------------------------------------------------------------------------
 
-    async def _wait_for_next(self, end: ProcessEnd) -> None:
+    async def _wait_for_next(self, end: ProcessEnd, failures: int) -> None:
         """Until it is time for the next incarnation, or a stop. A failure that repeating cannot heal waits for ever."""
         if not end.retryable:
             await workflow.wait_condition(self._stopping)
             return
-        delay = timedelta(seconds=restart_delay(self._failures()))
+        delay = timedelta(seconds=restart_delay(failures))
         try:
             await workflow.wait_condition(
                 self._stopping, timeout=delay, timeout_summary="pause before the next incarnation"
@@ -302,10 +310,10 @@ class Instance:
         ran = workflow.time() - self._running_since if self._running_since is not None else 0.0
         return failures_after(self._input.failures, ran)
 
-    def _next_incarnation(self) -> InstanceInput:
+    def _next_incarnation(self, failures: int) -> InstanceInput:
         avoid = (self._placement.worker,) if self._placement is not None else ()
         return self._input.model_copy(
-            update={"incarnation": self._input.incarnation + 1, "failures": self._failures(), "avoid": avoid}
+            update={"incarnation": self._input.incarnation + 1, "failures": failures, "avoid": avoid}
         )
 
     def _why_stopped(self) -> str:
@@ -362,6 +370,8 @@ class Instance:
 
     async def _tell_deployment(self, *, ended: bool) -> None:
         phase = _REPLICA_PHASES.get(self._state, ReplicaPhase.STARTING)
+        if phase is ReplicaPhase.PENDING and not self._lacks_room:
+            phase = ReplicaPhase.STARTING  # nobody may take it: an old instance that made room would die for nothing
         deployment = workflow.get_external_workflow_handle(deployment_workflow_id(self._input.spec.name))
         changed = InstanceChanged(
             instance_id=self._input.instance_id, generation=self._input.generation, phase=phase, ended=ended

@@ -3,6 +3,7 @@
 Exit code 2 means: this process cannot run with these settings. A supervisor must not start it again.
 """
 
+import os
 import sys
 from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -182,6 +183,7 @@ def _settings(process: str, flags: Mapping[str, Any], names: Mapping[str, str] |
     from stoker.logging import configure_logging
 
     settings = settings_from(flags, names or {})
+    os.umask(0o077)  # databases, logs and state hold secrets, and the folder may be one that others can look into
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

@@ -53,15 +53,16 @@ class ClaimLedger:
             if incarnation is not None:
                 ended = ended.where(col(ClaimRow.incarnation) == incarnation)
             session.exec(ended)
-            return self._wakeable(session)
+            return self._wakeable(session, but=instance_id)
 
     def wakeable(self) -> tuple[InstanceId, ...]:
         """The pending instances that fit now, for when capacity was added rather than given back."""
         with self._database.claiming() as session:
             return self._wakeable(session)
 
-    def _wakeable(self, session: Session) -> tuple[InstanceId, ...]:
-        pending = Instances(session, self._clock()).pending()
+    def _wakeable(self, session: Session, *, but: InstanceId = "") -> tuple[InstanceId, ...]:
+        """Who fits now. Not `but`, who just gave up a place: its row may still say that it waits."""
+        pending = [request for request in Instances(session, self._clock()).pending() if request.instance_id != but]
         return wakeable(self._snapshot(session), pending) if pending else ()
 
     def ready_workers(self, spec: DeploymentSpec) -> tuple[WorkerName, ...]:

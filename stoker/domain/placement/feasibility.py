@@ -27,6 +27,12 @@ def _has_engine(_: PlacementRequest, worker: Worker) -> Rejection | None:
     return Rejection(rule=Rule.NO_ENGINE, worker=worker.name, message="it reports no llama.cpp engine")
 
 
+def _has_devices(_: PlacementRequest, worker: Worker) -> Rejection | None:
+    if worker.devices:
+        return None
+    return Rejection(rule=Rule.NO_DEVICES, worker=worker.name, message="it reports no devices")
+
+
 def _selected(request: PlacementRequest, worker: Worker) -> Rejection | None:
     missing = {k: v for k, v in request.spec.worker_selector.items() if worker.labels.get(k) != v}
     if not missing:
@@ -46,7 +52,7 @@ def _holds_file(request: PlacementRequest, worker: Worker) -> Rejection | None:
     )
 
 
-WORKER_CHECKS: tuple[WorkerCheck, ...] = (_reachable, _not_cordoned, _has_engine, _selected, _holds_file)
+WORKER_CHECKS: tuple[WorkerCheck, ...] = (_reachable, _not_cordoned, _has_engine, _has_devices, _selected, _holds_file)
 
 
 def refuse_worker(request: PlacementRequest, worker: Worker) -> Rejection | None:

@@ -53,6 +53,7 @@ class Rule(StrEnum):
     NO_WORKERS = "no_workers"
     UNREACHABLE = "worker_unreachable"
     CORDONED = "worker_cordoned"
+    NO_DEVICES = "no_devices"
     NO_ENGINE = "no_engine"
     SELECTOR = "selector_mismatch"
     FILE_MISSING = "file_missing"

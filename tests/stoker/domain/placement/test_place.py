@@ -116,6 +116,10 @@ def test_rules_that_refuse_a_worker(
     assert refused(outcome) == [(rule, "w", "")]
 
 
+def test_a_worker_without_devices_is_refused() -> None:
+    assert refused(place(snapshot(worker("w")), make_request())) == [(Rule.NO_DEVICES, "w", "")]
+
+
 def test_only_the_devices_that_were_named() -> None:
     fleet = snapshot(worker("w", gpu(9 * GPU_SIZE, 0), gpu(GPU_SIZE, 1), cpu(9 * CPU_SIZE)))
     assert placed(place(fleet, make_request(spec=make_spec(devices=(("w", "gpu1"),))))) == ("w", "gpu1")
