@@ -20,10 +20,18 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="session")
+def empty_settings_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A settings file that sets nothing."""
+    path = tmp_path_factory.mktemp("settings") / "stoker.toml"
+    path.touch()
+    return path
+
+
 @pytest.fixture(autouse=True)
-def _no_stray_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_stray_settings(monkeypatch: pytest.MonkeyPatch, empty_settings_file: Path) -> None:
     """The developer's own settings must not reach a test."""
     for name in os.environ:
         if name.startswith(("STOKER_", "TEMPORAL_", "HF_")):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("STOKER_CONFIG", os.devnull)
+    monkeypatch.setenv("STOKER_CONFIG", str(empty_settings_file))
