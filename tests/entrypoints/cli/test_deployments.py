@@ -182,7 +182,7 @@ def test_a_model_that_cannot_be_had(code: str, exit_code: int, api: FakeApi, sto
         (("deploy", "smol", "-m", "smollm2"), ["--model 'smollm2': 'smollm2' is no model source: write file:/path"]),
         ((*DEPLOY, "--replicas", "-1"), ["--replicas -1: Input should be greater than or equal to 0"]),
         ((*DEPLOY, "--context", "1"), ["--context 1: Input should be greater than or equal to 128"]),
-        (("deploy", "Smol", "-m", MODEL), ["NAME 'Smol': String should match pattern"]),
+        (("deploy", "Smol", "-m", MODEL), ["NAME 'Smol': write lower-case letters, digits and '-'"]),
         ((*DEPLOY, "--slots", "0", "--priority", "9999"), ["--slots 0: Input", "--priority 9999: Input"]),
         ((*DEPLOY, "--device", "gpu0"), ["--device: 'gpu0' is no device: write WORKER/DEVICE, as in box-1/gpu0"]),
     ],
