@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -53,4 +54,10 @@ async def record_histories(client: Client, name: str) -> None:
         kind = f"{execution.workflow_type}-{execution.status.name if execution.status else 'UNKNOWN'}".lower()
         number = len(list(HISTORIES.glob(f"{name}.{kind}.*.json")))
         path = HISTORIES / f"{name}.{kind}.{number}.json"
-        path.write_text(json.dumps({"id": execution.id, "history": json.loads(history.to_json())}) + "\n")
+        text = json.dumps({"id": execution.id, "history": json.loads(history.to_json())})
+        for folder in (
+            *sorted(sys.path, key=len, reverse=True),
+            sys.prefix,
+        ):  # stack traces name this machine's folders
+            text = text.replace(f"{folder}/", "") if folder else text
+        path.write_text(text + "\n")
