@@ -260,6 +260,8 @@ async def _reaches_temporal(address: str) -> None:
         await connect(address, wait_seconds=TEMPORAL_WITHIN_SECONDS)
     except TemporalUnreachableError as error:
         raise CannotStartError(f"{error}. Check TEMPORAL_ADDRESS, or unset it to run the built-in server") from error
+    finally:
+        await asyncio.sleep(0.5)  # lets the SDK's threads end: else the interpreter may crash at exit (sdk-python #300)
 
 
 async def _answers(settings: Settings) -> bool:
