@@ -23,7 +23,7 @@ REFRESH_SECONDS = 0.4
 """Half of what a stopping instance waits before its engine may go: a withdrawn route is seen in time."""
 
 LEAST_AGE_SECONDS = 0.05
-"""A table younger than this is not read again, however many requests ask for a model that is not there."""
+"""Between two reads, however many requests ask for a model that is not there."""
 
 _STATES = {
     "running": ModelState.LOADING,  # it runs, yet nothing is routable: between two looks
@@ -49,14 +49,15 @@ class DatabaseRoutes:
         return self._table
 
     async def refresh(self) -> RouteTable:
-        """The table read anew, unless it was just read. Never an error."""
-        asked_at = asyncio.get_running_loop().time()
+        """The table as a read that began after this call finds it; callers at one time share a read. Never an error."""
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
         async with self._reading:
-            if self._read_at < asked_at - LEAST_AGE_SECONDS:
+            if self._read_at < asked_at:  # an older read may miss what the caller has seen: that a model runs
+                await asyncio.sleep(max(0.0, self._read_at + LEAST_AGE_SECONDS - asked_at))
+                self._read_at = loop.time()
                 try:
-                    started = asyncio.get_running_loop().time()
                     self._table = await asyncio.to_thread(self._read)
-                    self._read_at = started
                 except (SQLAlchemyError, ValueError, TypeError) as error:  # away, or a row of another version
                     log.error("routes_not_refreshed", error=str(error))
         return self._table
