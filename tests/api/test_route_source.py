@@ -192,7 +192,9 @@ async def test_the_table_is_what_was_read_last(routes: DatabaseRoutes, database:
 async def test_what_was_committed_before_the_call_is_in_the_table(routes: DatabaseRoutes, database: Database) -> None:
     for name in ("a", "b", "c"):  # one right after the other: no read in between is recent enough
         put(database, name)
-        assert name in await refreshed(routes)
+        found = await refreshed(routes)
+        remove(database, name)
+        assert name in found
 
 
 @pytest.mark.anyio
