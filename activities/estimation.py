@@ -6,8 +6,8 @@ from temporalio.exceptions import ApplicationError
 from activities.errors import as_application_errors
 from activities.ports import ModelHub
 from activities.types import EstimateInput, EstimateResult, InspectedModel, InspectInput
-from stoker.domain.estimation import EstimateRefusal, MemoryEstimate, estimate
-from stoker.domain.workers import DeviceKind
+from stoker.domain.estimation.estimate import estimate, whole
+from stoker.domain.estimation.types import EstimateRefusal, MemoryEstimate
 
 
 class EstimationActivities:
@@ -26,11 +26,11 @@ class EstimationActivities:
     @activity.defn
     async def estimate_model(self, input: EstimateInput) -> EstimateResult:
         """What the model needs as the spec wants it. Refuses what no device could ever run, with the reason."""
-        return EstimateResult(on_gpu=_estimated(input, DeviceKind.CUDA), on_cpu=_estimated(input, DeviceKind.CPU))
+        return EstimateResult(on_gpu=_estimated(input, whole(input.profile)), on_cpu=_estimated(input, ()))
 
 
-def _estimated(input: EstimateInput, kind: DeviceKind) -> MemoryEstimate:
-    outcome = estimate(input.profile, input.spec.options, kind)
+def _estimated(input: EstimateInput, split: tuple[int, ...]) -> MemoryEstimate:
+    outcome = estimate(input.profile, input.spec.options, split)
     if isinstance(outcome, EstimateRefusal):
         raise ApplicationError(outcome.message, type="unsupported_model", non_retryable=True)
     return outcome

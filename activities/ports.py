@@ -7,6 +7,7 @@ from typing import Protocol
 from stoker.domain.base import InstanceId, Value, WorkerName
 from stoker.domain.deployments import DeploymentSpec
 from stoker.domain.gguf import ModelProfile
+from stoker.domain.measured_memory import MeasuredMemory
 from stoker.domain.models import ModelFiles, ModelSource
 from stoker.domain.placement.types import Placement, PlacementRequest, Unplaceable
 from stoker.domain.statuses import DeploymentProjection, InstanceProjection
@@ -69,6 +70,13 @@ class ProcessSupervisor(Protocol):
 
     def watch(self, key: ProcessKey) -> AsyncGenerator[ProcessStatus, None]:
         """Yields the status now and at every change; EXITED comes last. Leaving it lets go of the process."""
+        ...
+
+    async def measure(self, key: ProcessKey) -> MeasuredMemory | None:
+        """What a READY process holds, by its engine's log, the host and the drivers; None where that is not known.
+
+        Answers within some seconds and never raises.
+        """
         ...
 
     async def drain(self, key: ProcessKey, settle_seconds: float, timeout_seconds: float) -> bool:

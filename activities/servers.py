@@ -27,6 +27,7 @@ from activities.ports import (
     ProcessSupervisor,
 )
 from activities.types import DrainInput, DrainResult, MainReady, ProcessEnd
+from stoker.domain.measured_memory import MeasuredMemory, compare_memory
 from stoker.domain.naming import READY_SIGNAL
 
 log = structlog.get_logger()
@@ -52,12 +53,14 @@ class ServerActivities:
             async with beating(lambda: latest):
                 latest = await self._supervisor.ensure_started(input)
                 loads = latest.phase is not ProcessPhase.READY  # else an earlier attempt saw it load
+                if activity.info().attempt > 1 and latest.phase in (ProcessPhase.STARTING, ProcessPhase.LOADING):
+                    await _signal_ready(MainReady(incarnation=key.incarnation, port=0, pid=latest.pid))
                 async with aclosing(self._supervisor.watch(key)) as statuses:
                     async for latest in statuses:
                         if latest.phase is ProcessPhase.READY and teller is None:
                             seen = loads and not latest.adopted
                             took = asyncio.get_running_loop().time() - began if seen else 0.0
-                            teller = asyncio.create_task(_tell_ready(key, latest, took))
+                            teller = asyncio.create_task(self._tell_ready(input, latest, took))
         except ProcessStartError as error:
             return ProcessEnd(cause=f"could not be started: {error}", retryable=error.retryable)
         except asyncio.CancelledError:
@@ -69,6 +72,22 @@ class ServerActivities:
                 teller.cancel()
         return ProcessEnd(exit_code=latest.exit_code, cause=latest.cause, retryable=latest.retryable)
 
+    async def _tell_ready(self, server: MainServerSpec, status: ProcessStatus, load_seconds: float) -> None:
+        """Signals the instance that its main server answers, and what it took."""
+        memory = await self._supervisor.measure(server.key)
+        if memory is not None:
+            _warn_if_exceeded(server, memory)
+        await _signal_ready(
+            MainReady(
+                incarnation=server.key.incarnation,
+                port=status.port,
+                pid=status.pid,
+                adopted=status.adopted,
+                load_seconds=load_seconds,
+                memory=memory,
+            )
+        )
+
     @activity.defn
     async def drain_main(self, input: DrainInput) -> DrainResult:
         """Waits until the process answers no more requests; the caller has withdrawn its route before."""
@@ -78,15 +97,8 @@ class ServerActivities:
         return DrainResult(idle=idle)
 
 
-async def _tell_ready(key: ProcessKey, status: ProcessStatus, load_seconds: float) -> None:
-    """Signals the instance that its main server answers; tries again while Temporal is away."""
-    ready = MainReady(
-        incarnation=key.incarnation,
-        port=status.port,
-        pid=status.pid,
-        adopted=status.adopted,
-        load_seconds=load_seconds,
-    )
+async def _signal_ready(ready: MainReady) -> None:
+    """Tries again while Temporal is away."""
     while True:
         try:
             await _owner().signal(READY_SIGNAL, ready)
@@ -94,8 +106,24 @@ async def _tell_ready(key: ProcessKey, status: ProcessStatus, load_seconds: floa
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return  # the instance has ended: nobody is left to be told
-            log.warning("ready_signal_failed", instance=key.instance_id, error=str(error))
+            log.warning("ready_signal_failed", workflow=activity.info().workflow_id, error=str(error))
             await asyncio.sleep(_SIGNAL_RETRY_SECONDS)
+
+
+def _warn_if_exceeded(server: MainServerSpec, memory: MeasuredMemory) -> None:
+    """Says where the engine took more than it was estimated to: the claims that decide who fits are then too small."""
+    for part in compare_memory(server.placement, memory):
+        if part.exceeds and part.measured is not None and part.error_ratio is not None:
+            log.warning(
+                "estimate_exceeded",
+                instance=server.key.instance_id,
+                device=part.device,
+                estimated=part.estimated.total - part.estimated.overhead,
+                measured=part.measured.total,
+                error=f"{part.error_ratio:+.1%}",
+                remedy="a mistake in Stoker's formulae: please report it, with what "
+                f"`stoker describe {server.deployment}` shows and the beginning of the instance's log",
+            )
 
 
 async def _wanted_gone() -> bool:

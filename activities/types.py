@@ -2,8 +2,9 @@
 
 from stoker.domain.base import Bytes, DeploymentName, InstanceId, Value, WorkerName
 from stoker.domain.deployments import DeploymentSpec
-from stoker.domain.estimation import MemoryEstimate
+from stoker.domain.estimation.types import MemoryEstimate
 from stoker.domain.gguf import ModelProfile
+from stoker.domain.measured_memory import MeasuredMemory
 from stoker.domain.models import ModelFiles, ModelSource
 from stoker.domain.placement.types import Placement, Unplaceable
 
@@ -112,13 +113,17 @@ class FetchResult(Value):
 
 
 class MainReady(Value):
-    """Signalled to the instance when its main server answers; again by every agent that adopts it."""
+    """Signalled to the instance when its main server answers; again by every agent that adopts it.
+
+    With port 0 it takes back an earlier one: the server that answered is gone, and another one loads in its place.
+    """
 
     incarnation: int
     port: int
     pid: int
     adopted: bool = False
     load_seconds: float = 0.0  # from the process's start to its first answer; 0 where that was not seen
+    memory: MeasuredMemory | None = None  # None where its engine does not tell
 
 
 class DrainInput(Value):

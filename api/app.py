@@ -12,11 +12,12 @@ from starlette.types import ASGIApp
 from api import errors
 from api.deps import ApiContext
 from api.description import truthful
+from api.estimate_errors import EstimateErrors
 from api.middleware import head_as_get, identified, limited
 from api.openai.metering import Metrics
 from api.openai.routes import OpenAIApp, beside
 from api.openai.upstream import Pool
-from api.routes import deployments, health, instances, keys, workers
+from api.routes import deployments, estimates, health, instances, keys, workers
 from stoker.version import VERSION
 
 DESCRIPTION = """Runs large language models on the GPUs you already own.
@@ -66,8 +67,9 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
     app.state.context = context
     errors.install(app)
     Gauge("stoker_build_info", "Which Stoker this is", ["version"], registry=context.registry).labels(VERSION).set(1)
+    context.registry.register(EstimateErrors(context.routes.instances))
     v1 = APIRouter(prefix="/api/v1")
-    for module in (deployments, instances, workers, keys):
+    for module in (deployments, estimates, instances, workers, keys):
         v1.include_router(module.router)
     app.include_router(v1)
     app.include_router(health.router)

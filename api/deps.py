@@ -19,6 +19,7 @@ from api.keyring import KeyRing
 from api.route_source import DatabaseRoutes
 from stoker.domain.base import DNS_LABEL_PATTERN
 from stoker.domain.keys import KeyStatus, Role
+from stoker.remote_models import RemoteModels
 from stoker.secrets import ServerSecret
 from stoker.storage.claims import ClaimLedger
 from stoker.storage.engine import Database
@@ -46,6 +47,7 @@ class ApiContext:
     keyring: KeyRing
     routes: DatabaseRoutes
     registry: CollectorRegistry
+    models: RemoteModels
     clock: Callable[[], datetime]
     agents: httpx.AsyncClient = field(default_factory=_agents_client)
 

@@ -41,12 +41,17 @@ class DatabaseRoutes:
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self._database, self._clock = database, clock
         self._table = RouteTable()
+        self._instances: tuple[InstanceStatus, ...] = ()
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
 
     def current(self) -> RouteTable:
         """The table as it was last read: at once, from memory."""
         return self._table
+
+    def instances(self) -> tuple[InstanceStatus, ...]:
+        """The instances that the table was made from."""
+        return self._instances
 
     async def refresh(self) -> RouteTable:
         """The table as a read that began after this call finds it; callers at one time share a read. Never an error."""
@@ -57,7 +62,7 @@ class DatabaseRoutes:
                 await asyncio.sleep(max(0.0, self._read_at + LEAST_AGE_SECONDS - asked_at))
                 self._read_at = loop.time()
                 try:
-                    self._table = await asyncio.to_thread(self._read)
+                    self._table, self._instances = await asyncio.to_thread(self._read)
                 except (SQLAlchemyError, ValueError, TypeError) as error:  # away, or a row of another version
                     log.error("routes_not_refreshed", error=str(error))
         return self._table
@@ -68,16 +73,17 @@ class DatabaseRoutes:
             await self.refresh()
             await asyncio.sleep(REFRESH_SECONDS)
 
-    def _read(self) -> RouteTable:
+    def _read(self) -> tuple[RouteTable, tuple[InstanceStatus, ...]]:
         with self._database.read() as session:
             now = self._clock()
-            workers = Workers(session, now)
-            return route_table(
+            workers, instances = Workers(session, now), Instances(session, now).all()
+            table = route_table(
                 Deployments(session, now).all(),
-                Instances(session, now).all(),
+                instances,
                 {status.worker.name: status for status in workers.all()},
                 workers.engine_secrets(),
             )
+        return table, instances
 
 
 def route_table(

@@ -13,19 +13,21 @@ from activities.placement import PlacementActivities
 from activities.ports import ModelHub
 from activities.projection import ProjectionActivities
 from entrypoints.clock import utc_now
+from entrypoints.data_folder import header_cache
 from stoker.domain.naming import CONTROL_QUEUE
-from stoker.hub import HuggingFaceHub
+from stoker.remote_models import remote_models
 from stoker.settings import Settings
 from stoker.storage.claims import ClaimLedger
 from stoker.storage.engine import Database
 from stoker.storage.projections import RowProjections
 from stoker.temporal import TemporalInstanceCalls, connect, quiet_runtime, register_search_attributes, workflow_runner
 from workflows.deployment import Deployment
+from workflows.inspection import Inspection
 from workflows.instance import Instance
 
 log = structlog.get_logger()
 
-WORKFLOWS = [Deployment, Instance]
+WORKFLOWS = [Deployment, Instance, Inspection]
 
 
 async def run_control_plane(settings: Settings) -> None:
@@ -38,7 +40,7 @@ async def run_control_plane(settings: Settings) -> None:
     )
     await register_search_attributes(client)
     database = Database(settings.database_url)
-    worker = control_worker(client, database, HuggingFaceHub())
+    worker = control_worker(client, database, remote_models(header_cache(settings)))
     async with worker:
         log.info("control_plane_ready", queue=CONTROL_QUEUE)
         await stop.wait()

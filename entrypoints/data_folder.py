@@ -1,4 +1,4 @@
-"""What lies in the data folder: the secrets that the first start makes."""
+"""What lies in the data folder: the secrets that the first start makes, and what is kept to be quick."""
 
 from pathlib import Path
 
@@ -23,6 +23,11 @@ def known_join_token(settings: Settings) -> str:
     path = settings.data_dir / "join-token"
     given = settings.worker.join_token.get_secret_value()
     return given or (path.read_text().strip() if path.exists() else "")
+
+
+def header_cache(settings: Settings) -> Path:
+    """Where headers of models are kept that were read before: of no worth, only of use."""
+    return settings.data_dir / "cache"
 
 
 def admin_key_file(settings: Settings) -> Path:

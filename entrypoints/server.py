@@ -13,7 +13,8 @@ from api.keyring import KeyRing
 from api.route_source import DatabaseRoutes
 from entrypoints.admin_key import ensure_admin_key
 from entrypoints.clock import utc_now
-from entrypoints.data_folder import join_token, server_secret
+from entrypoints.data_folder import header_cache, join_token, server_secret
+from stoker.remote_models import remote_models
 from stoker.settings import Settings
 from stoker.storage.engine import Database
 from stoker.temporal import connect, quiet_runtime
@@ -42,6 +43,7 @@ async def run_server(settings: Settings) -> None:
         keyring=KeyRing(database, secret, utc_now),
         routes=DatabaseRoutes(database, utc_now),
         registry=CollectorRegistry(),
+        models=remote_models(header_cache(settings), allow_private_urls=settings.urls.allow_private),
         clock=utc_now,
     )
     config = uvicorn.Config(

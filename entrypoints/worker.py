@@ -34,7 +34,8 @@ from stoker.version import VERSION
 from worker_agent.attempts import AttemptJournal
 from worker_agent.control_api import ControlApi
 from worker_agent.downloads import HubDownloads
-from worker_agent.engines import EngineProgram, choose_engine
+from worker_agent.engine_choice import choose_engine
+from worker_agent.engines import EngineProgram
 from worker_agent.heartbeat import Heartbeat
 from worker_agent.inventory import Inventory
 from worker_agent.limits import parse_offers, parse_reserves
@@ -73,6 +74,16 @@ class _Server(uvicorn.Server):
         yield  # signals are the agent's, not this listener's
 
 
+def _engine(settings: Settings) -> EngineProgram:
+    """The engine to use; the log says which and why, and which could not be used. Raises EngineError."""
+    worker = settings.worker
+    chosen = choose_engine(worker.engine, llama_server=worker.llama_server, rpc_server=worker.rpc_server)
+    for name, reason in chosen.passed_over.items():
+        log.warning("engine_not_usable", engine=name, reason=reason, used_instead=chosen.name)
+    log.info("engine_chosen", engine=chosen.name, reason=chosen.reason, version=chosen.engine.describe().version)
+    return chosen.engine
+
+
 class _Host:
     """The agent's parts, wired."""
 
@@ -82,7 +93,7 @@ class _Host:
         self._name = worker_name(settings)
         self._data_dir = settings.data_dir / "worker" / self._name
         self._bind = "127.0.0.1" if worker.address in ("127.0.0.1", "localhost") else "0.0.0.0"  # noqa: S104
-        self._engine: EngineProgram = choose_engine(worker.llama_server)
+        self._engine = _engine(settings)
         self._api = ControlApi(
             worker.server or settings.api_url, self._name, known_join_token(settings), self._data_dir / "identity.json"
         )
@@ -99,6 +110,8 @@ class _Host:
             host=self._bind,
             arguments=self._arguments,
             engine_key=self._engine_key,
+            device_use=self._inventory.used_by,
+            on_end=self._board.touch,  # what it held is free: the next report shall not wait
         )
         model_dirs = worker.model_dirs or (Path.home(), settings.data_dir)
         self._store = HostModelStore(model_dirs, HubDownloads(Path(HF_HUB_CACHE)))

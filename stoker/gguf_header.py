@@ -2,30 +2,38 @@
 
 A model file is hostile input: every count, length and nesting is bounded before it is believed, and each tensor must
 lie inside the file. Nothing is held that is not needed: a tokenizer's word lists are walked over, their length is kept.
+What is held is bounded too, for all files of a model together: a few bytes of a header become many of a program's.
 The rules are those of llama.cpp's own reader (ggml/src/gguf.cpp), and bounds where it has none.
+docs/adr/0013-own-bounded-gguf-reader.md says why it is our own.
 """
 
 import math
 import struct
+import threading
 from collections.abc import Mapping, Sequence
 
 from gguf import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType, LlamaFileType
 
 from stoker.byte_source import ByteSource
-from stoker.domain.architectures import describe
+from stoker.domain.architectures.describe import describe
 from stoker.domain.gguf import Header, MetadataArray, MetadataValue, ModelProfile, TensorInfo
+
+READER_VERSION = 1  # of what a Header holds: raise it with every change, so that no cached one of before is taken
 
 MAX_HEADER = 64 << 20  # bytes; a vocabulary of 262,144 words with its merges takes some 20 MiB
 MAX_KEYS = 16_384
-MAX_TENSORS = 65_536
+MAX_TENSORS = 16_384  # of all files of a model; the largest published ones have some 2,500
 MAX_KEY_LENGTH = 65_535  # bytes, by the format's specification
 MAX_NAME_LENGTH = 63  # bytes of a tensor's name: llama.cpp's GGML_MAX_NAME less the final zero
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 20  # bytes
 MAX_TENSOR_SIZE = 1 << 50  # bytes
+MAX_KEY_TEXT = 2 << 20  # bytes of all keys of a model; each may take four times that in memory
 KEPT_TEXT = 1 << 20  # bytes; a longer text keeps its length only
+KEPT_TEXTS = 4 << 20  # bytes of all texts of a model: those that come after it keep their length only
 KEPT_ITEMS = 4096  # elements of a numeric array; a longer one keeps its length only
-WINDOW = 256 << 10  # bytes read at once
+MAX_ITEMS = 1 << 18  # elements kept of all arrays of a model; a byte of one becomes up to 40
+WINDOW = 64 << 10  # bytes read at once
 
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _SCALARS = {
@@ -60,7 +68,12 @@ def read_profile(sources: Sequence[ByteSource]) -> ModelProfile:
 
     Raises GGUFError; what a source's `read` raises passes through.
     """
-    headers = [read_header(source) for source in sources]
+    allowance = Allowance()
+    return profile_of([read_header(source, allowance) for source in sources])
+
+
+def profile_of(headers: Sequence[Header]) -> ModelProfile:
+    """The model that these headers describe: of one file, or of all its shards in order. Raises GGUFError."""
     _check_shards(headers)
     metadata, tensors = headers[0].metadata, [tensor for header in headers for tensor in header.tensors]
     try:
@@ -69,14 +82,41 @@ def read_profile(sources: Sequence[ByteSource]) -> ModelProfile:
         raise GGUFError("invalid_gguf", str(error)) from error
 
 
-def read_header(source: ByteSource) -> Header:
-    """The header of one GGUF file, checked against the file's size.
+class Allowance:
+    """What the headers of one model may still hold together. Several threads may read on one allowance."""
+
+    def __init__(self) -> None:
+        self._left = {"tensors": MAX_TENSORS, "bytes of keys": MAX_KEY_TEXT, "array elements": MAX_ITEMS}
+        self._texts = KEPT_TEXTS
+        self._lock = threading.Lock()
+
+    def take(self, what: str, count: int) -> None:
+        """Uses up `count` of it. Raises GGUFError where that is more than is left."""
+        with self._lock:
+            self._left[what] -= count
+            if self._left[what] < 0:
+                raise GGUFError(
+                    "invalid_gguf", f"the header holds too many {what}: {-self._left[what]} above the limit"
+                )
+
+    def may_keep(self, length: int) -> bool:
+        """Whether a text of `length` bytes may be kept; then it counts."""
+        with self._lock:
+            if length > min(KEPT_TEXT, self._texts):
+                return False
+            self._texts -= length
+            return True
+
+
+def read_header(source: ByteSource, allowance: Allowance | None = None) -> Header:
+    """The header of one GGUF file, checked against the file's size. Shards of one model share an `allowance`.
 
     Raises GGUFError; what the source's `read` raises passes through.
     """
-    reader = _Reader(source)
+    reader = _Reader(source, allowance or Allowance())
     version = _read_version(reader)
     tensor_count = reader.count("tensor count", MAX_TENSORS)
+    reader.allowance.take("tensors", tensor_count)
     key_count = reader.count("key count", MAX_KEYS)
     metadata = _read_metadata(reader, key_count)
     alignment = _alignment(metadata)
@@ -120,8 +160,9 @@ def _check_shards(headers: Sequence[Header]) -> None:
 class _Reader:
     """Walks forward over a source in windows; leaves neither the file nor the longest header."""
 
-    def __init__(self, source: ByteSource) -> None:
+    def __init__(self, source: ByteSource, allowance: Allowance) -> None:
         self._source = source
+        self.allowance = allowance
         self._window = b""
         self._start = 0  # of the window, in the source
         self.offset = 0
@@ -210,7 +251,9 @@ def _read_metadata(reader: _Reader, count: int) -> dict[str, MetadataValue]:
     metadata: dict[str, MetadataValue] = {}
     for index in range(count):
         what = f"key {index}"
-        key = reader.text(what, reader.count(f"the length of {what}", MAX_KEY_LENGTH))
+        length = reader.count(f"the length of {what}", MAX_KEY_LENGTH)
+        reader.allowance.take("bytes of keys", length)
+        key = reader.text(what, length)
         if not key or key in metadata:
             raise GGUFError("invalid_gguf", f"{what}, {key[:80]!r}, is empty or there twice")
         metadata[key] = _read_value(reader, repr(key[:80]))
@@ -222,7 +265,8 @@ def _read_value(reader: _Reader, what: str) -> MetadataValue:
     if kind is GGUFValueType.ARRAY:
         return _read_array(reader, what)
     if kind is GGUFValueType.STRING:
-        if (length := reader.u64()) <= KEPT_TEXT:
+        length = reader.u64()
+        if reader.allowance.may_keep(length):
             return reader.text(what, length)
         reader.skip(length)
         return MetadataArray(length=length)
@@ -241,6 +285,7 @@ def _read_array(reader: _Reader, what: str) -> MetadataArray:
     if length > KEPT_ITEMS:
         reader.skip(length * element.size)
         return MetadataArray(length=length)
+    reader.allowance.take("array elements", length)
     data = reader.take(length * element.size)
     return MetadataArray(length=length, items=tuple(item for (item,) in element.iter_unpack(data)))
 

@@ -1,31 +1,46 @@
 """The Hugging Face hub, as the control plane sees it: what a source means, and what the model's header says.
 
-Nothing but the file list and the headers is transferred. `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE` and the library's
-other variables hold, for every request goes through its own HTTP session.
+Nothing but the file list and the headers is transferred, and headers only once. `HF_ENDPOINT`, `HF_TOKEN`,
+`HF_HUB_OFFLINE` and the library's other variables hold, for every request goes through its own HTTP session.
 """
 
 import asyncio
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import CachedRevisionInfo, HfApi, constants, hf_hub_url, scan_cache_dir
+from huggingface_hub import (
+    CachedRevisionInfo,
+    HfApi,
+    constants,
+    get_session,
+    hf_hub_url,
+    hf_raise_for_status,
+    scan_cache_dir,
+)
 from huggingface_hub.errors import CacheNotFound, FileMetadataError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, but untyped there
 
 from stoker.byte_source import FileSource
-from stoker.domain.gguf import ModelProfile
+from stoker.domain.gguf import Header, ModelProfile
 from stoker.domain.models import ModelFile, ModelFiles, ModelSource, SourceKind
 from stoker.domain.quantisation import AmbiguousFile, NoSuchFile, select_file
-from stoker.gguf_header import GGUFError, read_profile
+from stoker.gguf_header import Allowance, GGUFError, profile_of, read_header, read_profile
+from stoker.header_cache import CachedHeader, HeaderCache
 from stoker.hub_errors import HUB_FAILURES, hub_error
 from stoker.model_source_error import ModelSourceError
-from stoker.range_source import RangeSource
+from stoker.range_source import FIRST_BLOCK, SHARD_BLOCK, RangeSource, ranged, read_range
+from stoker.shard_reading import side_by_side
 
+LISTING_SECONDS = 5.0
+"""For so long a repository's file list is taken as read before: who tries several options asks the hub once."""
+
+_LISTINGS = 256  # repositories whose file lists are remembered
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -33,7 +48,7 @@ class HuggingFaceHub:
     """Satisfies `activities.ports.ModelHub`.
 
     `endpoint` and `token` default to what the environment says, `cache_dir` (read only with HF_HUB_OFFLINE set) to the
-    library's own. `timeout_seconds` bounds one `inspect` as a whole.
+    library's own. `timeout_seconds` bounds one `inspect` as a whole. What `headers` holds is not read again.
     """
 
     def __init__(
@@ -43,11 +58,14 @@ class HuggingFaceHub:
         token: str | None = None,
         cache_dir: Path | None = None,
         timeout_seconds: float = 60,
+        headers: HeaderCache | None = None,
     ) -> None:
         self._endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         self._token = token
         self._cache_dir = cache_dir
         self._timeout_seconds = timeout_seconds
+        self._headers = headers or HeaderCache()
+        self._listings: OrderedDict[str, tuple[float, tuple[str, dict[str, ModelFile]]]] = OrderedDict()
         # Of its own: a hub that hangs must not take the threads that the database's transactions run in.
         self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="hub")
 
@@ -70,19 +88,54 @@ class HuggingFaceHub:
 
     def _inspect_remote(self, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
         deadline = time.monotonic() + self._timeout_seconds
-        revision, available = self._list_files(source.repo)
+        revision, available = self._listing(source.repo)
         files = _choose(source, revision, available)
-        headers = build_hf_headers(token=self._token)
-        sources = [
-            RangeSource(
-                hf_hub_url(source.repo, file.path, revision=revision, endpoint=self._endpoint),
-                file.size,
-                headers=headers,
-                deadline=deadline,
-            )
-            for file in files.files
-        ]
-        return files, read_profile(sources)
+        allowance = Allowance()
+
+        def header(index: int) -> Header:
+            return self._header(source.repo, revision, files.files[index], allowance, deadline, first=index == 0)
+
+        return files, profile_of(side_by_side(header, len(files.files)))
+
+    def _header(
+        self, repo: str, revision: str, file: ModelFile, allowance: Allowance, deadline: float, *, first: bool
+    ) -> Header:
+        key = f"{self._endpoint} {repo} {revision} {file.path}"
+        if (cached := self._headers.get(key)) is not None and cached.size == file.size:
+            return cached.header
+        url = hf_hub_url(repo, file.path, revision=revision, endpoint=self._endpoint)
+        request_headers = build_hf_headers(token=self._token)
+
+        def fetch(start: int, end: int) -> bytes:
+            asked = {**request_headers, **ranged(start, end)}
+            timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+            try:
+                with get_session().stream("GET", url, headers=asked, timeout=timeout) as response:
+                    hf_raise_for_status(response)
+                    received = read_range(response, start, end, deadline)
+            except TimeoutError as error:
+                message = f"{url} is too slow: its header was not read in time"
+                raise ModelSourceError("hub_unavailable", message, retryable=True) from error
+            if len(received) < end - start:
+                at = start + len(received)
+                message = f"{url} ends at byte {at}, before the {file.size} bytes it is listed with"
+                raise ModelSourceError("hub_unavailable", message, retryable=True)
+            return received
+
+        header = read_header(RangeSource(fetch, file.size, block=FIRST_BLOCK if first else SHARD_BLOCK), allowance)
+        self._headers.put(key, CachedHeader(header, file.size))
+        return header
+
+    def _listing(self, repo: str) -> tuple[str, dict[str, ModelFile]]:
+        """`_list_files`, or what it answered a moment ago."""
+        read_at, listing = self._listings.get(repo, (float("-inf"), None))
+        if listing is None or time.monotonic() - read_at > LISTING_SECONDS:
+            listing = self._list_files(repo)
+            self._listings[repo] = time.monotonic(), listing
+            self._listings.move_to_end(repo)
+            while len(self._listings) > _LISTINGS:
+                self._listings.popitem(last=False)
+        return listing
 
     def _list_files(self, repo: str) -> tuple[str, dict[str, ModelFile]]:
         """The newest commit and its GGUF files by name. Raises HUB_FAILURES."""

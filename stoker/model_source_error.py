@@ -3,8 +3,8 @@
 
 class ModelSourceError(Exception):
     """A model source that cannot be used. `code`: model_not_found, file_not_found, not_gguf, truncated_gguf,
-    invalid_gguf, unsupported_gguf, path_not_allowed, ambiguous_model, access_denied, disk_full, hub_unavailable,
-    checksum_mismatch, disk_error, download_failed.
+    invalid_gguf, unsupported_gguf, path_not_allowed, url_not_allowed, ambiguous_model, access_denied, disk_full,
+    hub_unavailable, url_unavailable, checksum_mismatch, disk_error, download_failed.
 
     `retryable` says whether the same call may succeed later by itself.
     """

@@ -1,66 +1,69 @@
 """A remote file, read at any offset by HTTP range requests."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from http import HTTPStatus
 
-from huggingface_hub import constants, get_session, hf_raise_for_status
+import httpx2
 
 from stoker.domain.units import KIB, MIB
-from stoker.model_source_error import ModelSourceError
 
-FIRST_BLOCK = 512 * KIB
+FIRST_BLOCK = 768 * KIB  # bytes: the whole header of a model with a small vocabulary
+SHARD_BLOCK = 64 * KIB  # bytes: a shard behind the first lists tensors and little else
+GROWTH = 3
 LARGEST_BLOCK = 8 * MIB
+
+Fetch = Callable[[int, int], bytes]
+"""The bytes from the first offset to before the second: all of them, or it raises."""
 
 
 class RangeSource:
-    """Satisfies `gguf_header.ByteSource`. Reads ahead, in blocks that double from FIRST_BLOCK to LARGEST_BLOCK.
+    """Satisfies `byte_source.ByteSource`. Reads ahead, in blocks that grow from `block` bytes to at most LARGEST_BLOCK.
 
-    A header is a few KiB or, with a large vocabulary, some MiB, and its end is known only when it is reached: doubling
-    keeps both the requests and what is read in vain few. `deadline` (of `time.monotonic`) bounds all reads together.
+    A header is a few KiB or, with a large vocabulary, some MiB, and its end is known only when it is reached: growing
+    keeps both the requests and what is read in vain few. `start`: the file's first bytes, where they are here already.
     """
 
-    def __init__(self, url: str, size: int, *, headers: Mapping[str, str], deadline: float) -> None:
+    def __init__(self, fetch: Fetch, size: int, *, start: bytes = b"", block: int = FIRST_BLOCK) -> None:
         self.size = size
-        self._url = url
-        self._headers = {**headers, "Accept-Encoding": "identity"}  # a packed body has other offsets
-        self._deadline = deadline
-        self._ahead = FIRST_BLOCK
-        self._start, self._block = 0, b""
+        self._fetch = fetch
+        self._ahead = GROWTH * block if start else block
+        self._largest = min(LARGEST_BLOCK, 16 * block)
+        self._start, self._block = 0, start
 
     def read(self, offset: int, length: int) -> bytes:
-        """The `length` bytes at `offset`; fewer only where the file ends.
-
-        Raises what the HTTP session raises, and ModelSourceError at the deadline.
-        """
+        """The `length` bytes at `offset`; fewer only where the file ends. Raises what fetching raises."""
         end = min(offset + length, self.size)
         if offset >= end:
             return b""
         if not (self._start <= offset and end <= self._start + len(self._block)):
+            self._block = b""  # before the next one comes: there is never more than one in memory
             last = min(max(end, offset + self._ahead), self.size)
             self._start, self._block = offset, self._fetch(offset, last)
-            self._ahead = min(2 * self._ahead, LARGEST_BLOCK)
+            self._ahead = min(GROWTH * self._ahead, self._largest)
         return self._block[offset - self._start : end - self._start]
 
-    def _fetch(self, start: int, end: int) -> bytes:
-        headers = {**self._headers, "Range": f"bytes={start}-{end - 1}"}
-        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-        with get_session().stream("GET", self._url, headers=headers, timeout=timeout) as response:
-            hf_raise_for_status(response)
-            # A server that knows no ranges sends the whole file: what comes before is skipped, what comes after left.
-            skip = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else start
-            received = bytearray()
-            for chunk in response.iter_bytes():
-                received += chunk[skip:]
-                skip = max(0, skip - len(chunk))
-                if len(received) >= end - start:
-                    break
-                if time.monotonic() > self._deadline:
-                    message = f"{self._url} is too slow: its header was not read in time"
-                    raise ModelSourceError("hub_unavailable", message, retryable=True)
-        if len(received) < end - start:
-            message = (
-                f"{self._url} ends at byte {start + len(received)}, before the {self.size} bytes it is listed with"
-            )
-            raise ModelSourceError("hub_unavailable", message, retryable=True)
-        return bytes(received[: end - start])
+
+def ranged(start: int, end: int) -> dict[str, str]:
+    """The request headers that ask for the bytes from `start` to before `end`, as they are in the file."""
+    return {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}  # a packed body has other offsets
+
+
+def read_range(response: httpx2.Response, start: int, end: int, deadline: float) -> bytes:
+    """The bytes from `start` to before `end` out of the answer to `ranged(start, end)`; fewer where it ends before.
+
+    A server that knows no ranges sends the whole file: what comes before is skipped, what comes after is left.
+    `deadline` is of `time.monotonic`. Raises what the HTTP session raises, and TimeoutError.
+    """
+    if (packed := response.headers.get("content-encoding", "identity")) != "identity":
+        raise httpx2.DecodingError(f"the server packs what it sends ({packed}), though it was told not to")
+    skip = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else start
+    received = bytearray()
+    for chunk in response.iter_raw():
+        received += chunk[skip : skip + end - start - len(received)]
+        skip = max(0, skip - len(chunk))
+        if len(received) == end - start:
+            break
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return bytes(received)

@@ -54,6 +54,15 @@ class TemporalSettings(_Section):
     ui_port: int = Field(default=8233, ge=1, le=65535)
 
 
+class UrlSettings(_Section):
+    """Models named by a web address.
+
+    `allow_private`: they may be plain http, and lead (or be redirected) to loopback, private and link-local addresses.
+    """
+
+    allow_private: bool = False
+
+
 class WorkerSettings(_Section):
     """One GPU host."""
 
@@ -65,7 +74,9 @@ class WorkerSettings(_Section):
     reserve: str = ""  # "ram=2GiB,vram=1GiB"
     labels: dict[str, str] = Field(default_factory=dict)
     model_dirs: tuple[Path, ...] = ()  # folders whose files may be served by file:PATH; empty: the user's home
-    llama_server: Path | None = None  # an administrator's own llama-server; None: the bundled engine
+    engine: str = Field(default="auto", min_length=1)  # or "bundled", or an installed engine's name
+    llama_server: Path | None = None  # an administrator's own llama-server, before all others
+    rpc_server: Path | None = None  # its ggml-rpc-server; None: the one beside it
     stop_processes_on_exit: bool = False  # else engines go on without their agent, and the next one adopts them
 
     @field_validator("name")
@@ -101,6 +112,7 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     database: DatabaseSettings = DatabaseSettings()
     temporal: TemporalSettings = TemporalSettings()
+    urls: UrlSettings = UrlSettings()
     worker: WorkerSettings = WorkerSettings()
 
     @field_validator("data_dir")

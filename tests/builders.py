@@ -156,11 +156,23 @@ def _add_tokenizer(writer: gguf.GGUFWriter, vocabulary: int, chat_template: str 
 # --- domain values ------------------------------------------------------------------------------------------
 
 
+def make_layer(**overrides: Any) -> LayerShape:
+    """A layer of Llama 3.1 8B: 8 heads of 128 keys and as many values, a gated feed-forward part of 14,336."""
+    values: dict[str, Any] = {
+        "weights": 125 * MIB,
+        "key_width": 1024,
+        "value_width": 1024,
+        "heads": 32,
+        "activations": 3 * 14_336,
+    }
+    return LayerShape(**(values | overrides))
+
+
 def make_profile(**overrides: Any) -> ModelProfile:
     """Llama 3.1 8B at about 4.5 bits a weight: 32 layers, 4.6 GiB. `layers` may be a number of layers."""
     layers = overrides.pop("layers", 32)
     if isinstance(layers, int):
-        layers = (LayerShape(weights=125 * MIB, heads_kv=8, feed_forward=14_336),) * layers
+        layers = (make_layer(),) * layers
     values: dict[str, Any] = {
         "architecture": "llama",
         "name": "Llama 3.1 8B Instruct",

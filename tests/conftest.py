@@ -2,8 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from worker_agent.engine_store import InstalledEngine
 
 
 @pytest.fixture(scope="session")
@@ -12,6 +16,29 @@ def smollm2() -> Path:
     from entrypoints.demo.model import fetch_demo_model
 
     return fetch_demo_model()
+
+
+class _Quiet:
+    """Progress that nobody watches."""
+
+    def stage(self, text: str) -> None:
+        pass
+
+    def steps(self, done: int, total: int) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def native_engine() -> "InstalledEngine":
+    """The real native engine, for the CPU, as `stoker engine install` builds it into the user's cache.
+
+    Some minutes the first time on a machine, nothing afterwards.
+    """
+    from worker_agent.engine_host import look_at_host
+    from worker_agent.engine_install import InstallRequest, install_engine
+    from worker_agent.engine_options import Backend
+
+    return install_engine(InstallRequest(backend=Backend.CPU), look_at_host(), _Quiet())
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,10 @@ def _refuse_key(_params: Any, _text: str) -> None:
 
 
 _CACHE_TYPE = _choice(
-    {name: xllamacpp.ggml_type[f"GGML_TYPE_{name.upper()}"] for name in ("f32", "f16", "bf16", "q8_0", "q4_0")}
+    {
+        name: xllamacpp.ggml_type[f"GGML_TYPE_{name.upper()}"]
+        for name in ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+    }
 )
 _FLASH = xllamacpp.llama_flash_attn_type
 _FLASH_ATTENTION = _choice(

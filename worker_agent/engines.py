@@ -2,26 +2,20 @@
 
 import importlib.metadata
 import os
-import re
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import structlog
+
 from stoker.domain.workers import Engine, EngineKind
+from worker_agent.engine_programs import EngineError, ask_devices, ask_version, engine_environment
+from worker_agent.rpc_probe import RpcProbeError, ask_rpc_protocol
 
-_PROBE_SECONDS = 60  # listing devices starts the GPU driver, which takes many seconds on a host without persistence
-_INHERITED = re.compile(
-    r"^(PATH|HOME|USER|LANG|LC_\w+|TZ|TMPDIR|XDG_\w+|LD_LIBRARY_PATH|DYLD_\w+|PYTHONPATH|OMP_\w+"
-    r"|CUDA_\w+|NVIDIA_\w+|HIP_\w+|ROCR_\w+|HSA_\w+|GGML_\w+)$"
-)
-_VERSION = re.compile(r"^version: (?P<version>.+)$", re.MULTILINE)
-_DEVICE = re.compile(r"^\s+(?P<name>[A-Za-z]+[0-9]+): ", re.MULTILINE)
+log = structlog.get_logger()
 
-
-class EngineError(Exception):
-    """An engine that cannot be used; the message says why."""
+RPC_SERVER = "ggml-rpc-server"
 
 
 class EngineProgram(Protocol):
@@ -56,57 +50,39 @@ class BundledEngine:
 
 
 class NativeEngine:
-    """An administrator's own llama-server. Asks the program itself for its version and devices, once."""
+    """A llama-server of its own, installed by us or an administrator's. Asks the program what it is, once.
 
-    def __init__(self, path: Path) -> None:
-        """Blocks while the program answers. Raises EngineError when it is no usable llama-server."""
-        self._path = path
+    `path` is its llama-server; `rpc_server` its ggml-rpc-server, None where it has none that answers.
+    """
+
+    def __init__(self, path: Path, *, rpc_server: Path | None = None, rpc_protocol: str = "") -> None:
+        """`rpc_server`: the one beside `path` by default. `rpc_protocol`: where it is known; else it is asked for.
+
+        Blocks while the programs answer. Raises EngineError when `path` is no usable llama-server, or a `rpc_server`
+        that was named is no usable ggml-rpc-server; without one, the engine just takes no part in RPC groups.
+        """
         if not path.is_absolute() or not path.is_file() or not os.access(path, os.X_OK):
             raise EngineError(f"engine {path}: must be the absolute path of an executable llama-server")
-        version = _VERSION.search(self._ask("--version"))
-        if version is None:
-            raise EngineError(f"engine {path}: `--version` did not answer with llama-server's `version: …` line")
-        self._version = version["version"]
-        self.device_names = frozenset(match["name"] for match in _DEVICE.finditer(self._ask("--list-devices")))
+        environment = engine_environment(os.environ)
+        self.path = path
+        self._version = ask_version(path, environment)
+        self.device_names = ask_devices(path, environment)
+        beside = path.with_name(RPC_SERVER)
+        self.rpc_server = rpc_server or (beside if os.access(beside, os.X_OK) else None)
+        self._rpc_protocol = rpc_protocol
+        if self.rpc_server is not None and not rpc_protocol:
+            try:
+                self._rpc_protocol = ask_rpc_protocol(self.rpc_server, environment)
+            except RpcProbeError as error:
+                if rpc_server is not None:
+                    raise EngineError(f"RPC server {error}") from error
+                log.warning("engine_without_rpc", engine=str(path), reason=str(error))
+                self.rpc_server = None
 
     def describe(self) -> Engine:
-        """Its version is what `llama-server --version` says: build number and commit."""
-        return Engine(kind=EngineKind.NATIVE, version=self._version)
+        """Its version is what `llama-server --version` says: version, build number and commit."""
+        return Engine(kind=EngineKind.NATIVE, version=self._version, rpc_protocol=self._rpc_protocol or None)
 
     def main_command(self, arguments: Sequence[str]) -> list[str]:
         """The program and its options."""
-        return [str(self._path), *arguments]
-
-    def _ask(self, option: str) -> str:
-        environment = engine_environment(os.environ)
-        try:
-            done = subprocess.run(
-                [self._path, option],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_PROBE_SECONDS,
-            )
-        except subprocess.TimeoutExpired:
-            raise EngineError(f"engine {self._path}: `{option}` gave no answer within {_PROBE_SECONDS} s") from None
-        except OSError as error:
-            raise EngineError(f"engine {self._path}: cannot be run: {error.strerror}") from error
-        output = (done.stdout + done.stderr).decode(errors="replace")
-        if done.returncode != 0:
-            raise EngineError(f"engine {self._path}: `{option}` failed ({done.returncode}): {output.strip()[-500:]}")
-        return output
-
-
-def engine_environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """The environment of an engine's process: of the agent's own only what libraries and drivers read.
-
-    CUDA numbers its devices fastest first unless told otherwise; by bus id they are numbered as NVML does it, so that
-    `CUDA0` means the same card to the inventory and to the engine.
-    """
-    kept = {name: value for name, value in inherited.items() if _INHERITED.match(name)}
-    return kept | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "GGML_NO_BACKTRACE": "1"}
-
-
-def choose_engine(path: Path | None) -> BundledEngine | NativeEngine:
-    """The administrator's own engine where a path is given, else the bundled one. Raises EngineError."""
-    return BundledEngine() if path is None else NativeEngine(path)
+        return [str(self.path), *arguments]

@@ -18,7 +18,7 @@ _LASTING = re.compile(
     r"|bad GGUF version|is not within the file bounds|corrupted or incomplete"
     r"|illegal split file idx|failed to load GGUF split|invalid split file name|invalid split"
     r"|unknown model architecture|missing tensor|wrong shape|unknown pre-tokenizer|failed to load multimodal model"
-    r"|quantized V cache|requires flash_attn"
+    r"|quantized V cache|requires flash_attn|cache type \S+ with block size"
     r"|invalid argument|error while handling argument|invalid device|no model given",
 )
 _SIGNALS = {

@@ -71,6 +71,31 @@ class Inventory:
             limited(device, self._offers.get(device.id), self._reserve(device)) for device in self._whole_devices()
         )
 
+    def used_by(self, pid: int) -> dict[DeviceId, Bytes]:
+        """Bytes that the process of `pid` holds on each GPU, the driver's context included. Blocks for milliseconds.
+
+        Without those where it holds nothing, and without all that the driver does not tell of: in a container it may
+        know processes by the host's pids only.
+        """
+        try:
+            self._nvml.nvmlInit()
+        except pynvml.NVMLError:
+            return {}
+        try:
+            used = {f"gpu{index}": self._used_on(index, pid) for index in range(self._nvml.nvmlDeviceGetCount())}
+        except pynvml.NVMLError:
+            return {}
+        finally:
+            self._nvml.nvmlShutdown()
+        return {device: size for device, size in used.items() if size}
+
+    def _used_on(self, index: int, pid: int) -> int:
+        try:
+            processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._nvml.nvmlDeviceGetHandleByIndex(index))
+        except pynvml.NVMLError:  # this driver does not tell, or the GPU is lost, which the report says
+            return 0
+        return sum(process.usedGpuMemory or 0 for process in processes if process.pid == pid)
+
     def _whole_devices(self) -> list[Device]:
         gpus = visible_gpus(self._read_gpus(), self._visible)
         devices = [

@@ -129,6 +129,11 @@ def rotate(path: Path, limit: int) -> bool:
     return True
 
 
+def oldest_part(path: Path) -> Path:
+    """The part of a log that begins earliest: the log itself until it was turned over."""
+    return next((part for part in reversed(_rotated(path)) if part.exists()), path)
+
+
 def head(path: Path, lines: int) -> list[str]:
     """The first `lines` lines of a file. Raises OSError."""
     with path.open("rb") as file:

@@ -13,7 +13,7 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,8 +37,12 @@ _FAST_POLL_SECONDS, _SLOW_POLL_SECONDS = 0.05, 0.5  # between two looks at a pro
 _FAST_POLLS = 200
 _STALL_SECONDS = 30.0  # without any progress, until that is logged; again at twice the time, and so on
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL)
-STOP_SECONDS = (10.0, 2.0, 30.0)
-"""How long each of SIGTERM, SIGTERM again (llama-server then exits without waiting) and SIGKILL is given."""
+STOP_SECONDS = (3.0, 2.0, 30.0)
+"""How long each of SIGTERM, SIGTERM again (llama-server then exits without waiting) and SIGKILL is given.
+
+After the first, an idle llama-server ends at once, and one that streams an answer computes no more, but waits for its
+client to hang up (seen for ten minutes): nothing is won by waiting long for that.
+"""
 
 
 class Observation(Value):
@@ -101,15 +105,17 @@ class EngineProcess:
         records: RecordStore,
         log_file: Path,
         client: httpx.AsyncClient,
+        on_end: Callable[[], None],
         stop_seconds: tuple[float, float, float] = STOP_SECONDS,
     ) -> None:
-        """`client`: its base address is the engines' host. Call `follow` next."""
+        """`client`: its base address is the engines' host. `on_end` is called once it has ended. Call `follow` next."""
         self.key: ProcessKey = record.key
         self.log_file = log_file
         self.ended = asyncio.Event()
         self._record = record
         self._records = records
         self._client = client
+        self._tell_end = on_end
         self._stop_seconds = stop_seconds
         self._changed = asyncio.Event()
         self._watch: ExitWatch | None = None
@@ -195,6 +201,7 @@ class EngineProcess:
             self._readiness.cancel()
         self.ended.set()
         self._see(Observation(exit=end))
+        self._tell_end()
         log.info("process_ended", process=self.log_file.stem, pid=pid, exit_code=code, cause=end.cause)
 
     async def _until_ready(self) -> None:

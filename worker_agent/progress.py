@@ -27,6 +27,10 @@ class ProgressBoard:
             self._shown[instance_id] = (now, progress)
             self._changed.set()
 
+    def touch(self) -> None:
+        """Something that is not shown here has changed, and is worth a report now."""
+        self._changed.set()
+
     def current(self) -> dict[InstanceId, Progress]:
         """What is going on now."""
         oldest = time.monotonic() - FORGET_AFTER_SECONDS

@@ -24,9 +24,12 @@ import structlog
 
 from activities.ports import MainServerSpec, ProcessKey, ProcessPhase, ProcessStartError, ProcessStatus
 from stoker.domain.base import InstanceId
+from stoker.domain.measured_memory import MeasuredMemory
 from stoker.domain.models import shard_names
-from worker_agent.engines import EngineProgram, engine_environment
+from worker_agent.engine_programs import engine_environment
+from worker_agent.engines import EngineProgram
 from worker_agent.logs import ROTATE_BYTES, EngineLogs
+from worker_agent.measuring import DeviceUse, measure_memory, no_devices
 from worker_agent.pids import birth_of, find_marked, is_alive, reap
 from worker_agent.processes import MARK, STOP_SECONDS, EngineProcess, exit_of, spawn
 from worker_agent.records import ProcessExit, ProcessRecord, RecordStore
@@ -50,12 +53,15 @@ class HostSupervisor:
         host: str,
         arguments: Callable[[MainServerSpec], Sequence[str]],
         engine_key: Callable[[ProcessKey], str],
+        device_use: DeviceUse = no_devices,
+        on_end: Callable[[], None] = lambda: None,
         stop_seconds: tuple[float, float, float] = STOP_SECONDS,
         rotate_bytes: int = ROTATE_BYTES,
     ) -> None:
         """`host`: the address that `arguments`, the options of llama-server, makes engines listen on.
 
         `engine_key`: the key that a process asks for; the same for the same process after the agent's restart.
+        `device_use`: what a process holds on the host's devices. `on_end` is called when a process has ended.
         """
         self._engine = engine
         self._records = RecordStore(state_dir.absolute() / "processes")
@@ -63,6 +69,7 @@ class HostSupervisor:
         self._host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
         self._arguments = arguments
         self._engine_key = engine_key
+        self._device_use, self._on_end = device_use, on_end
         self._stop_seconds = stop_seconds
         self._processes: dict[ProcessKey, EngineProcess] = {}
         self._lock = asyncio.Lock()  # one at a time looks for a process or starts one
@@ -100,6 +107,13 @@ class HostSupervisor:
             return
         async for status in process.changes():
             yield status
+
+    async def measure(self, key: ProcessKey) -> MeasuredMemory | None:
+        """See `ProcessSupervisor`."""
+        process = self._processes.get(key)
+        if process is None or process.status.phase is not ProcessPhase.READY:
+            return None
+        return await measure_memory(process.log_file, process.status.pid, self._device_use)
 
     async def drain(self, key: ProcessKey, settle_seconds: float, timeout_seconds: float) -> bool:
         """See `ProcessSupervisor`. A process that is not READY has no requests; one that ends has none left."""
@@ -230,6 +244,7 @@ class HostSupervisor:
             records=self._records,
             log_file=self._logs.path(record.key),
             client=self._client,
+            on_end=self._on_end,
             stop_seconds=self._stop_seconds,
         )
         self._processes[record.key] = process

@@ -4,7 +4,6 @@ Handlers only change the state; one level-triggered `_reconcile` starts and stop
 """
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 from temporalio import workflow
@@ -12,16 +11,12 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes, Workfl
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.downloads import DownloadActivities
     from activities.estimation import EstimationActivities
     from activities.placement import PlacementActivities
     from activities.projection import ProjectionActivities
     from activities.types import (
         EstimateInput,
-        InspectedModel,
         InspectInput,
-        InspectResult,
-        ReadyWorkersInput,
         ReleaseInput,
         RemoveDeploymentInput,
         RemoveInstanceInput,
@@ -29,11 +24,12 @@ with workflow.unsafe.imports_passed_through():
     )
     from stoker.domain.deployments import DeploymentSpec
     from stoker.domain.models import SourceKind
-    from stoker.domain.naming import instance_workflow_id, worker_queue
+    from stoker.domain.naming import instance_workflow_id
     from stoker.domain.rollout import Replica, ReplicaPhase, plan
     from stoker.domain.statuses import DeploymentProjection
     from workflows import options
     from workflows.cancellation import is_cancelled, uninterrupted
+    from workflows.file_inspection import inspect_on_workers, refusal_of
     from workflows.instance import Instance
     from workflows.types import (
         ApplyInput,
@@ -78,7 +74,7 @@ class Deployment:
                 wanted = old.model_copy(update={"spec": spec}) if old and same_model else await self._inspect(spec)
                 await self._estimate(wanted)
             except (ActivityError, ApplicationError) as error:
-                raise _refusal(error) from error
+                raise refusal_of(error) from error
             generation = self._state.generation + 1
             rolls = old is None or not old.spec.same_instances(spec)
             instances_generation = generation if rolls else self._state.instances_generation
@@ -276,31 +272,8 @@ class Deployment:
                 **options.INSPECT,
             )
             return Wanted(spec=spec, profile=answer.profile, files=answer.files)
-        ready = await workflow.execute_activity_method(
-            PlacementActivities.ready_workers,
-            ReadyWorkersInput(spec=spec),
-            summary="who could read the file",
-            **options.TRANSACTION,
-        )
-        if not ready.workers:
-            raise ApplicationError(
-                f"no worker that this deployment may use is there to read {spec.model}",
-                type="no_worker",
-                non_retryable=True,
-            )
-        answers = await asyncio.gather(
-            *(
-                workflow.execute_activity_method(
-                    DownloadActivities.inspect_file,
-                    question,
-                    summary=f"read the header of {spec.model} on {worker}",
-                    **options.on_queue(options.INSPECT, worker_queue(worker)),
-                )
-                for worker in ready.workers
-            ),
-            return_exceptions=True,
-        )
-        return _merged(spec, ready.workers, [a.model if isinstance(a, InspectResult) else a for a in answers])
+        found = await inspect_on_workers(spec)
+        return Wanted(spec=spec, profile=found.profile, files=found.files)
 
     async def _estimate(self, wanted: Wanted) -> None:
         """Refuses what no device could ever run; what does not fit now is another matter."""
@@ -356,29 +329,3 @@ def _moved_on(replica: Replica, phase: ReplicaPhase) -> Replica:
     if replica.phase is ReplicaPhase.STOPPING:
         return replica
     return replica.model_copy(update={"phase": phase})
-
-
-def _merged(
-    spec: DeploymentSpec, workers: Sequence[str], answers: Sequence[InspectedModel | BaseException | None]
-) -> Wanted:
-    """What the hosts that have the file agree on; raises the first refusal when none has a readable one."""
-    by_worker = dict(zip(workers, answers, strict=True))
-    seen = {worker: answer for worker, answer in by_worker.items() if isinstance(answer, InspectedModel)}
-    if seen:
-        first = next(iter(seen.values()))
-        found_on = tuple(worker for worker, answer in seen.items() if answer.files.files == first.files.files)
-        return Wanted(spec=spec, profile=first.profile, files=first.files.model_copy(update={"found_on": found_on}))
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-    raise ApplicationError(
-        f"no such file: {spec.model.path} (looked on {', '.join(workers)})", type="file_not_found", non_retryable=True
-    )
-
-
-def _refusal(error: ActivityError | ApplicationError) -> ApplicationError:
-    """The reason in the words and with the code of whoever refused."""
-    cause = error.cause if isinstance(error, ActivityError) else error
-    if isinstance(cause, ApplicationError):
-        return ApplicationError(cause.message, type=cause.type)
-    return ApplicationError(f"the model could not be read: {cause or error}", type="inspection_failed")

@@ -91,11 +91,13 @@ class Instance:
 
     @workflow.signal(name=READY_SIGNAL)
     def main_ready(self, ready: MainReady) -> None:
-        """The main server answers."""
-        if ready.incarnation != self._input.incarnation:
+        """The main server answers, or (port 0) does so no more."""
+        known = self._ready
+        if ready.incarnation != self._input.incarnation or (known is None and not ready.port):
             return
-        if self._ready is not None and not ready.load_seconds:  # told again: how long it loaded is known
-            ready = ready.model_copy(update={"load_seconds": self._ready.load_seconds})
+        if known is not None and known.pid == ready.pid:  # told again: what was seen when it loaded holds
+            seen = {"load_seconds": ready.load_seconds or known.load_seconds, "memory": known.memory or ready.memory}
+            ready = ready.model_copy(update=seen)
         self._ready = ready
 
     @workflow.query
@@ -239,10 +241,11 @@ class Instance:
         return await server
 
     async def _stay_running(self, server: workflow.ActivityHandle[ProcessEnd], placement: Placement) -> None:
-        """Until the main server ends or a stop. Its port is shown anew should it ever change while it runs."""
+        """Until the main server ends or a stop. Should it load again, as after its agent's restart, that is shown."""
         while not server.done() and not self._stopping():
             shown = self._ready
-            await self._enter(InstanceState.RUNNING, f"answers on {placement.worker}")
+            does = "answers" if shown is not None and shown.port else "loads again"
+            await self._enter(InstanceState.RUNNING, f"{does} on {placement.worker}")
             await workflow.wait_condition(
                 lambda: server.done() or self._stopping() or self._ready != shown  # noqa: B023
             )
@@ -351,16 +354,18 @@ class Instance:
 
     def _projection(self) -> InstanceProjection:
         ready = self._ready if self._state is InstanceState.RUNNING else None
+        loads_again = ready is not None and not ready.port
         return InstanceProjection(
             instance_id=self._input.instance_id,
             deployment=self._input.spec.name,
             generation=self._input.generation,
             incarnation=self._input.incarnation,
-            state=self._state,
+            state=InstanceState.STARTING if loads_again else self._state,
             message=self._message,
             port=ready.port if ready else 0,
             pid=ready.pid if ready else 0,
             load_seconds=ready.load_seconds if ready else 0.0,
+            memory=ready.memory if ready else None,
         )
 
     async def _write_row(self, row: InstanceProjection) -> None:

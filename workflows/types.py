@@ -3,7 +3,7 @@
 from stoker.domain.base import DeploymentName, InstanceId, Value, WorkerName
 from stoker.domain.deployments import DeploymentSpec
 from stoker.domain.gguf import ModelProfile
-from stoker.domain.models import ModelFiles
+from stoker.domain.models import ModelFiles, ModelSource
 from stoker.domain.rollout import Replica, ReplicaPhase
 
 
@@ -80,3 +80,16 @@ class DeploymentInput(Value):
     name: DeploymentName
     state: DeploymentState = DeploymentState()
     recovered: bool = False  # the state comes from the rows: what ran by them may be gone
+
+
+class InspectionInput(Value):
+    """Which file is to be looked at."""
+
+    source: ModelSource
+
+
+class InspectionResult(Value):
+    """The model's files, and what their header says."""
+
+    files: ModelFiles
+    profile: ModelProfile

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from api.schemas.instances import InstanceRead
 from stoker.domain.base import DEPLOYMENT_NAME_HINT, DEPLOYMENT_NAME_PATTERN, DNS_LABEL_PATTERN
 from stoker.domain.deployments import CacheType, DeploymentSpec, EngineOptions, InstanceState, LabelText, Strategy
-from stoker.domain.models import ModelSource
+from stoker.domain.models import ModelSource, SourceKind
 from stoker.domain.statuses import DeploymentStatus, InstanceStatus
 
 _DEVICE = re.compile(rf"{DNS_LABEL_PATTERN[1:-1]}/[A-Za-z0-9._-]{{1,63}}")
@@ -25,10 +25,23 @@ class OptionsWrite(BaseModel):
     )
     slots: int = Field(default=4, ge=1, le=256, description="Requests answered at once.")
     cache_type: CacheType = Field(default=CacheType.F16, description="Element type of the KV cache.")
+    cache_type_v: CacheType | None = Field(
+        default=None, description="Element type of its values, where they differ from the keys; null: the same."
+    )
+    flash_attention: bool = Field(default=True, description="Compute attention piece by piece: less memory.")
+    kv_unified: bool = Field(default=False, description="All slots share one KV cache, and each may use all of it.")
     batch: int = Field(default=2048, ge=32, le=16_384, description="Tokens a logical batch.")
     micro_batch: int = Field(default=512, ge=32, le=8_192, description="Tokens a physical batch.")
     threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads; null: the engine's choice.")
     embeddings: bool = Field(default=False, description="Serve /v1/embeddings instead of text.")
+
+
+def checked_source(text: str) -> ModelSource:
+    """The model that a field names. Raises ValueError in its own words, and not as an error of another field."""
+    try:
+        return ModelSource.parse(text)
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
 
 class _Spec(BaseModel):
@@ -37,10 +50,11 @@ class _Spec(BaseModel):
     @field_validator("model", check_fields=False)
     @classmethod
     def _is_source(cls, value: str) -> str:
-        try:
-            ModelSource.parse(value)
-        except ValidationError as error:  # in its own words, and of this field as it was written
-            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        if checked_source(value).kind is SourceKind.URL:
+            raise ValueError(
+                "a model from a web address can only be estimated yet (`stoker estimate`): "
+                "deploy from hf:ORG/REPO, or put the file on a worker and name it file:/path.gguf"
+            )
         return value
 
     @field_validator("devices", check_fields=False)

@@ -3,10 +3,11 @@
 from datetime import datetime
 from typing import Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from api.schemas.memory import EstimateRead, MemoryComparisonRead
 from stoker.domain.deployments import InstanceState
-from stoker.domain.estimation import MemoryEstimate
+from stoker.domain.measured_memory import compare_memory
 from stoker.domain.naming import instance_workflow_id
 from stoker.domain.statuses import InstanceStatus
 
@@ -18,29 +19,6 @@ class ShareRead(BaseModel):
     kind: str
     layers: int
     claimed_bytes: int
-
-
-class EstimateRead(BaseModel):
-    """What the instance was estimated to need, in bytes."""
-
-    context_length: int
-    slots: int
-    weights_bytes: int
-    cache_bytes: int
-    compute_bytes: int
-    overhead_bytes: int
-
-    @classmethod
-    def of(cls, estimate: MemoryEstimate) -> Self:
-        """Device and host parts together."""
-        return cls(
-            context_length=estimate.context_length,
-            slots=estimate.slots,
-            weights_bytes=estimate.device_weights + estimate.host_weights,
-            cache_bytes=estimate.device_cache + estimate.host_cache,
-            compute_bytes=estimate.device_compute + estimate.host_compute,
-            overhead_bytes=estimate.device_overhead + estimate.host_overhead,
-        )
 
 
 class PlacementRead(BaseModel):
@@ -96,6 +74,7 @@ class InstanceRead(BaseModel):
     progress: ProgressRead | None
     pid: int | None
     load_seconds: float | None
+    memory: list[MemoryComparisonRead] = Field(description="Estimate beside measurement: its devices, then its host.")
     workflow_id: str
     created_at: datetime
     state_since: datetime
@@ -148,6 +127,9 @@ class InstanceRead(BaseModel):
             else None,
             pid=status.pid or None,
             load_seconds=status.load_seconds or None,
+            memory=[MemoryComparisonRead.of(one) for one in compare_memory(placement, status.memory)]
+            if placement
+            else [],
             workflow_id=instance_workflow_id(status.instance_id),
             created_at=status.created_at,
             state_since=status.state_since,

@@ -26,6 +26,9 @@ _FIELD_NAMES = {
     "options.context_length": "--context",
     "options.slots": "--slots",
     "options.cache_type": "--cache-type",
+    "options.cache_type_v": "--cache-type-v",
+    "options.flash_attention": "--flash-attn",
+    "options.kv_unified": "--kv-unified",
     "options.embeddings": "--embeddings",
     "strategy": "--strategy",
     "worker_selector": "--selector",
@@ -35,7 +38,7 @@ _FIELD_NAMES = {
 }
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The deployment's name.")]
-CacheType = Literal["f16", "bf16", "q8_0", "q4_0"]
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 Strategy = Literal["spread", "binpack"]
 
 
@@ -49,6 +52,9 @@ async def deploy(
     context: Annotated[int | None, typer.Option(help="Tokens a request may use.")] = None,
     slots: Annotated[int | None, typer.Option(help="Requests that an instance answers at once.")] = None,
     cache_type: Annotated[CacheType | None, typer.Option(help="Element type of the KV cache.")] = None,
+    cache_type_v: Annotated[CacheType | None, typer.Option(help="Of its values, where they differ from keys.")] = None,
+    flash_attn: Annotated[bool | None, typer.Option(help="Whether attention is computed piece by piece.")] = None,
+    kv_unified: Annotated[bool, typer.Option("--kv-unified", help="All requests share one KV cache.")] = False,
     strategy: Annotated[Strategy | None, typer.Option(help="The emptiest device first, or the fullest.")] = None,
     selector: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label that workers must have. Repeatable.")
@@ -73,7 +79,15 @@ async def deploy(
     from entrypoints.cli.refusals import RefusedError
     from entrypoints.cli.waiting import Goal
 
-    options = {"context_length": context, "slots": slots, "cache_type": cache_type, "embeddings": embeddings or None}
+    options = {
+        "context_length": context,
+        "slots": slots,
+        "cache_type": cache_type,
+        "cache_type_v": cache_type_v,
+        "flash_attention": flash_attn,
+        "kv_unified": kv_unified or None,
+        "embeddings": embeddings or None,
+    }
     wanted: dict[str, Any] = {
         "name": name,
         "model": model,

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from entrypoints.cli import chat, deployments, explaining, instance_logs, keys, processes, workers
+from entrypoints.cli import chat, deployments, engine, estimating, explaining, instance_logs, keys, processes, workers
 from entrypoints.cli.errors import CliError, ExitCode
 
 _SECTIONS = {
-    "Models": ("deploy", "ps", "describe", "why", "scale", "rm", "logs", "chat"),
+    "Models": ("estimate", "deploy", "ps", "describe", "why", "scale", "rm", "logs", "chat"),
     "The cluster": ("workers", "keys"),
-    "Processes": ("up", "server", "control-plane", "worker", "migrate"),
+    "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate"),
 }
 
 
@@ -63,7 +63,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (deployments, explaining, instance_logs, chat, workers, keys, processes):
+for module in (estimating, deployments, explaining, instance_logs, chat, workers, keys, processes, engine):
     module.register(app)
 
 

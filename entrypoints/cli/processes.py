@@ -41,7 +41,11 @@ ModelDirOption = Annotated[
     typer.Option("--model-dir", metavar="PATH", help="Models may be served from here. Repeatable."),
 ]
 LlamaServerOption = Annotated[
-    Path | None, typer.Option("--llama-server", metavar="PATH", help="Your own llama-server; else the bundled engine.")
+    Path | None, typer.Option("--llama-server", metavar="PATH", help="Your own llama-server; else see --engine.")
+]
+EngineOption = Annotated[
+    str | None,
+    typer.Option("--engine", metavar="NAME", help="auto, bundled, or one that `stoker engine list` shows."),
 ]
 
 
@@ -56,6 +60,7 @@ def up(
     label: LabelOption = None,
     model_dir: ModelDirOption = None,
     llama_server: LlamaServerOption = None,
+    engine: EngineOption = None,
     worker_name: Annotated[str | None, typer.Option(help="This machine's name as a worker.")] = None,
     log_level: LogLevelOption = None,
 ) -> None:
@@ -73,6 +78,7 @@ def up(
             "worker.labels": pairs("--label", label or ()),
             "worker.model_dirs": _folders(model_dir or ()),
             "worker.llama_server": _absolute(llama_server),
+            "worker.engine": engine,
             "worker.name": worker_name,
             "log_level": log_level,
         },
@@ -123,6 +129,7 @@ def worker(
     label: LabelOption = None,
     model_dir: ModelDirOption = None,
     llama_server: LlamaServerOption = None,
+    engine: EngineOption = None,
     data_dir: DataDirOption = None,
     log_level: LogLevelOption = None,
 ) -> None:
@@ -141,6 +148,7 @@ def worker(
             "worker.labels": pairs("--label", label or ()),
             "worker.model_dirs": _folders(model_dir or ()),
             "worker.llama_server": _absolute(llama_server),
+            "worker.engine": engine,
             "data_dir": data_dir,
             "log_level": log_level,
         },
@@ -151,7 +159,7 @@ def worker(
     from entrypoints.worker import run_worker
     from stoker.temporal import TemporalUnreachableError
     from worker_agent.control_api import JoinRefusedError
-    from worker_agent.engines import EngineError
+    from worker_agent.engine_programs import EngineError
 
     _run(run_worker(settings), JoinRefusedError, EngineError, FolderInUseError, TemporalUnreachableError)
 

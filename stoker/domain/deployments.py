@@ -10,12 +10,17 @@ from stoker.domain.models import ModelSource
 
 
 class CacheType(StrEnum):
-    """The KV cache's element type, the same for K and V: flash attention's kernels exist for equal types only."""
+    """An element type of the KV cache."""
 
+    F32 = "f32"
     F16 = "f16"
     BF16 = "bf16"
     Q8_0 = "q8_0"
+    Q5_1 = "q5_1"
+    Q5_0 = "q5_0"
+    Q4_1 = "q4_1"
     Q4_0 = "q4_0"
+    IQ4_NL = "iq4_nl"
 
 
 class Strategy(StrEnum):
@@ -30,11 +35,19 @@ class EngineOptions(Value):
 
     context_length: Annotated[int, Field(ge=128, le=16_777_216)] | None = None  # tokens a slot; None: Stoker chooses
     slots: Annotated[int, Field(ge=1, le=256)] = 4  # requests answered at once
-    cache_type: CacheType = CacheType.F16
+    cache_type: CacheType = CacheType.F16  # of keys, and of values too unless cache_type_v says otherwise
+    cache_type_v: CacheType | None = None  # of values; GPU kernels for flash attention exist for equal types only
+    flash_attention: bool = True
+    kv_unified: bool = False  # all slots share one cache of slots x context_length, and each may use all of it
     batch: Annotated[int, Field(ge=32, le=16_384)] = 2048  # tokens
     micro_batch: Annotated[int, Field(ge=32, le=8_192)] = 512  # tokens
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     embeddings: bool = False
+
+    @property
+    def value_cache_type(self) -> CacheType:
+        """The element type of cached values."""
+        return self.cache_type_v or self.cache_type
 
 
 LabelText = Annotated[str, StringConstraints(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$")]

@@ -49,17 +49,35 @@ class Header:
 
 
 class LayerShape(Value):
-    """One repeating block (layer). Sizes in elements, weights in bytes."""
+    """One repeating block (layer)."""
 
-    weights: Bytes  # all tensors named blk.N.*
-    heads_kv: int = Field(ge=0)  # 0: this layer keeps no K and V
-    feed_forward: int = Field(ge=0)
+    weights: Bytes = (
+        0  # all tensors named blk.N.*, as a CPU's buffer aligns them; 0 where the engine does not load them
+    )
+    padding: Bytes = 0  # what a GPU's buffer takes beyond: its alignment, and quantised rows filled up
+    key_width: int = Field(default=0, ge=0)  # elements of a cell's keys, all heads together; 0: it keeps none
+    value_width: int = Field(default=0, ge=0)  # elements of a cell's values
+    windowed: bool = False  # keeps the sliding window's cells only
+    state: Bytes = 0  # of recurrent layers: what is kept of one slot, however long its context
+    heads: int = Field(default=0, ge=0)  # attention heads
+    query_width: int = Field(default=0, ge=0)  # elements of a token's queries, all heads together
+    experts_used: int = Field(default=0, ge=0)  # of a mixture: experts that a token is sent to
+    activations: int = Field(default=0, ge=0)  # elements a token, alive at once beside the residual stream
+    mixed: int = Field(default=0, ge=0)  # the same, of the moment when a recurrent state is read and written
+    handed_on: int = Field(default=0, ge=0)  # elements a token: to a device whose first layer is recurrent too
+    taken_in: int = Field(default=0, ge=0)  # elements a token: from a device whose last layer is recurrent too
+
+    @property
+    def attends(self) -> bool:
+        """Whether it computes attention over a cache."""
+        return self.key_width > 0
 
 
 class ModelProfile(Value):
     """What is known of a model from its header(s) alone; small enough for a Temporal payload whatever the model.
 
-    `unsupported` names why the memory of this model cannot be worked out yet (empty: it can).
+    `unsupported` names why the model cannot be served (empty: it can), `caution` why its memory is estimated from
+    what any layer could take and not from what these take (empty: the formulae know its architecture).
     """
 
     architecture: str
@@ -71,17 +89,38 @@ class ModelProfile(Value):
     head_count: int = Field(ge=0)
     key_length: int = Field(ge=0)
     value_length: int = Field(ge=0)
+    windowed_key_length: int = Field(default=0, ge=0)  # of layers with a sliding window
+    windowed_value_length: int = Field(default=0, ge=0)
     vocabulary: int = Field(ge=0)
     layers: tuple[LayerShape, ...]
-    gated: bool = True  # the feed-forward part multiplies two projections (SwiGLU and the like)
+    sliding_window: int = Field(default=0, ge=0)  # cells that a windowed layer attends to
     input_weights: Bytes  # token embeddings and the like: they stay on the host
     output_weights: Bytes  # output norm and head: they follow the last layer's device
-    tied_output: bool = False  # no output head of its own: the token embeddings are stored a second time beside it
+    output_padding: Bytes = 0  # of them, and of the token embeddings where they are the output too: as LayerShape's
+    shared_weights: Bytes = 0  # rope factors: every device with a layer gets a copy
+    unused_weights: Bytes = 0  # blocks for multi-token prediction: in the file, and not loaded
+    tied_weights: Bytes = 0  # no output head of its own: the token embeddings are stored a second time beside it
+    encoder: bool = False  # reads all tokens at once and keeps no cache
+    no_flash_attention: bool = False  # the engine switches it off for this architecture
+    padded_values: bool = False  # without flash attention, layers without heads have values in the cache too
     has_chat_template: bool = False
-    pooling: bool = False  # an encoder that answers embeddings only
+    pooling: bool = False  # its header says how it pools: it answers embeddings, or scores
+    caution: str = ""
     unsupported: str = ""
 
     @property
     def block_count(self) -> int:
-        """Number of repeating layers."""
+        """Number of repeating layers, those for multi-token prediction included, as llama.cpp counts them."""
         return len(self.layers)
+
+
+class ProjectorProfile(Value):
+    """A multimodal projector (mmproj): the encoder of images or sounds that stands beside a model."""
+
+    name: str = ""
+    weights: Bytes
+    padding: Bytes = 0  # as LayerShape's
+    patches: int = Field(default=0, ge=0)  # of the largest picture that it encodes at once; positions, of sound
+    embedding_length: int = Field(default=0, ge=0)
+    feed_forward: int = Field(default=0, ge=0)
+    heads: int = Field(default=0, ge=0)

@@ -1,7 +1,7 @@
 """The command line of llama.cpp's server, built from a placement."""
 
 from stoker.domain.deployments import DeploymentSpec
-from stoker.domain.estimation import PROMPT_CACHE
+from stoker.domain.estimation.estimate import PROMPT_CACHE
 from stoker.domain.placement.types import Placement
 from stoker.domain.units import MIB
 from stoker.domain.workers import DeviceKind
@@ -37,9 +37,10 @@ def main_server_arguments(
         *("--host", host, "--port", "0"),
         *("-m", model_path, "-a", alias),
         *("-c", str(estimate.context_length * estimate.slots), "-np", str(estimate.slots)),
-        "--kv-unified" if embeds else "--no-kv-unified",  # see estimation.cache_shape
+        "--kv-unified" if embeds or options.kv_unified else "--no-kv-unified",  # see estimation.cache.cache_shape
         *("-b", str(batch), "-ub", str(micro_batch)),
-        *("-ctk", options.cache_type.value, "-ctv", options.cache_type.value, "-fa", "on", "-fit", "off"),
+        *("-ctk", options.cache_type.value, "-ctv", options.value_cache_type.value),
+        *("-fa", "on" if options.flash_attention else "off", "-fit", "off"),
         *_device_arguments(placement),
         *("--cache-ram", str(PROMPT_CACHE // MIB), "-ctxcp", "0"),
         *("--metrics", "--no-ui", "-lv", str(LOG_LEVEL)),

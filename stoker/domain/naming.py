@@ -33,3 +33,8 @@ def deployment_workflow_id(name: DeploymentName) -> str:
 def instance_workflow_id(instance_id: InstanceId) -> str:
     """The id of an instance's workflow."""
     return f"instance/{instance_id}"
+
+
+def inspection_workflow_id(unique: str) -> str:
+    """The id of one look at a file on the workers' disks; `unique` tells it from all others."""
+    return f"inspection/{unique}"

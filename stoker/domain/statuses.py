@@ -6,6 +6,7 @@ from stoker.domain.base import Bytes, DeploymentName, DeviceId, InstanceId, Valu
 from stoker.domain.claims import Claim
 from stoker.domain.deployments import DeploymentSpec, InstanceState
 from stoker.domain.gguf import ModelProfile
+from stoker.domain.measured_memory import MeasuredMemory
 from stoker.domain.models import ModelFiles
 from stoker.domain.placement.types import Placement, Unplaceable
 from stoker.domain.workers import Worker
@@ -41,6 +42,7 @@ class InstanceProjection(Value):
     port: int = 0  # of the main server, on its worker's address; 0: not routable
     pid: int = 0
     load_seconds: float = 0.0  # from the start of the main server to its first answer; 0: unknown
+    memory: MeasuredMemory | None = None  # None until it runs, and where its engine does not tell
 
 
 class Progress(Value):

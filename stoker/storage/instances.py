@@ -26,6 +26,7 @@ class Instances:
             return
         self._enter(row, projection.state, projection.incarnation, projection.message)
         row.port, row.pid, row.load_seconds = projection.port, projection.pid, projection.load_seconds
+        row.memory = projection.memory.model_dump(mode="json") if projection.memory is not None else None
         if row.state not in _ON_THE_WAY:
             row.progress = None
         self._session.add(row)
@@ -42,7 +43,7 @@ class Instances:
             row.placement, row.unplaceable, row.worker = None, outcome.model_dump(mode="json"), ""
             row.pending_since = row.pending_since or self._now
         row.request = request.model_dump(mode="json")
-        row.port = row.pid = 0
+        row.port, row.pid, row.memory = 0, 0, None
         self._session.add(row)
 
     def _row(self, instance_id: InstanceId, deployment: DeploymentName, generation: int) -> InstanceRow:

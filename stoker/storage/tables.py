@@ -64,6 +64,7 @@ class InstanceRow(SQLModel, table=True):
     port: int = 0
     pid: int = 0
     load_seconds: float = 0.0
+    memory: dict[str, Any] | None = Field(default=None, sa_type=Json)  # a MeasuredMemory value
     worker: str = ""
     request: dict[str, Any] | None = Field(default=None, sa_type=Json)  # the PlacementRequest that is held or waits
     placement: dict[str, Any] | None = Field(default=None, sa_type=Json)

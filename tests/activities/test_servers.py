@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 from temporalio.activity import ActivityCancellationDetails
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
@@ -16,9 +17,12 @@ from activities import heartbeats, servers
 from activities.ports import MainServerSpec, ProcessKey, ProcessPhase, ProcessStartError, ProcessStatus
 from activities.servers import ServerActivities
 from activities.types import DrainInput, DrainResult, MainReady, ProcessEnd
+from stoker.domain.measured_memory import MeasuredMemory
+from stoker.domain.measurements import Buffers
 from stoker.domain.naming import READY_SIGNAL
+from stoker.domain.units import GIB, MIB
 from tests.builders import make_spec
-from tests.fakes.api import make_placement
+from tests.fakes.api import make_measured, make_placement
 
 pytestmark = pytest.mark.anyio
 
@@ -42,6 +46,7 @@ class Supervisor:
         for status in statuses:
             self.statuses.put_nowait(status)
         self.error = error
+        self.memory: MeasuredMemory | None = None
         self.killed: list[ProcessKey] = []
         self.drained: list[tuple[ProcessKey, float, float]] = []
         self.watched, self.left = asyncio.Event(), asyncio.Event()
@@ -65,6 +70,11 @@ class Supervisor:
                     return
         finally:
             self.left.set()
+
+    async def measure(self, key: ProcessKey) -> MeasuredMemory | None:
+        """As the port says."""
+        assert key == KEY
+        return self.memory
 
     async def drain(self, key: ProcessKey, settle_seconds: float, timeout_seconds: float) -> bool:
         """As the port says."""
@@ -242,9 +252,12 @@ async def test_heartbeats_show_the_process() -> None:
 # --- ready ------------------------------------------------------------------------------------------------------------
 
 
-async def told(*statuses: ProcessStatus, owner: Owner | None = None) -> list[MainReady]:
-    """What the instance was told, at the end of a process that went through these."""
+async def told(
+    *statuses: ProcessStatus, owner: Owner | None = None, memory: MeasuredMemory | None = None
+) -> list[MainReady]:
+    """What the instance was told, at the end of a process that went through these and takes `memory`."""
     attempt = Attempt(Supervisor(*statuses), owner)
+    attempt.supervisor.memory = memory
     running = asyncio.create_task(attempt.run())
     async with asyncio.timeout(10):
         await attempt.owner.asked.wait()
@@ -257,6 +270,24 @@ async def test_the_instance_is_told_once_that_it_answers() -> None:
     (ready,) = await told(LOADING, READY, READY.model_copy(update={"progress": 0.9}), READY)
     assert (ready.incarnation, ready.port, ready.pid, ready.adopted) == (3, 4711, 42, False)
     assert ready.load_seconds > 0
+
+
+async def test_the_instance_is_told_what_it_took() -> None:
+    with capture_logs() as logs:
+        (ready,) = await told(READY, memory=make_measured())
+    assert ready.memory == make_measured()
+    assert logs == [], "it took no more than was estimated"
+
+
+async def test_where_it_took_more_than_was_estimated_that_is_said() -> None:
+    took = Buffers(weights=4 * GIB, cache=1 * GIB, compute=500 * MIB)
+    with capture_logs() as logs:
+        assert len(await told(READY, memory=make_measured(buffers=(("CUDA0", took),)))) == 1
+    (entry,) = logs
+    assert (entry["event"], entry["log_level"]) == ("estimate_exceeded", "warning")
+    assert (entry["instance"], entry["device"], entry["error"]) == ("llama-0", "gpu0", "+3.7%")
+    assert (entry["estimated"], entry["measured"]) == (5 * GIB + 300 * MIB, 5 * GIB + 500 * MIB)
+    assert "`stoker describe llama`" in entry["remedy"]
 
 
 async def test_whoever_adopts_it_tells_it_again_and_does_not_know_how_long_it_loaded() -> None:

@@ -176,6 +176,26 @@ async def test_an_agent_that_stops_lets_go_and_the_next_one_adopts(
     assert not lives(first.pid)
 
 
+async def test_an_engine_that_went_with_its_agent_is_taken_back_until_it_answers_again(
+    client: Client, agent: Agent, tmp_path: Path
+) -> None:
+    async with agent():
+        handle, _ = await hold(client, tmp_path)
+        (first,) = await told(handle, 1)
+    psutil.Process(first.pid).kill()  # as an agent does that ends its processes when it stops, and forgets them
+    for record in (tmp_path / "state" / "processes").iterdir():
+        record.unlink()
+    (tmp_path / "stage" / "ready").unlink()
+    async with agent() as supervisor:
+        _, gone = await told(handle, 2)
+        assert (gone.incarnation, gone.port) == (first.incarnation, 0)
+        assert gone.pid != first.pid
+        (tmp_path / "stage" / "ready").touch()
+        *_, again = await told(handle, 3)
+        assert (again.pid, again.port > 0, again.adopted) == (gone.pid, True, False)
+        await supervisor.reap(keep=())
+
+
 async def test_an_activity_that_an_sre_pauses_leaves_its_process_alone(
     client: Client, last_agent: HostSupervisor, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ from stoker.domain.keys import Role
 from stoker.domain.reports import JoinAnswer, WorkerReport
 from stoker.domain.statuses import Progress
 from stoker.domain.workers import Worker
+from stoker.remote_models import RemoteModels, remote_models
 from stoker.secrets import ServerSecret, new_key
 from stoker.storage.engine import Database
 from stoker.storage.keys import Keys
@@ -105,9 +106,13 @@ async def _events(response: httpx.Response) -> AsyncIterator[Event]:
 
 @asynccontextmanager
 async def serving_api(
-    database: Database, temporal: Client | None = None, *, clock: Callable[[], datetime] = utc_now
+    database: Database,
+    temporal: Client | None = None,
+    *,
+    clock: Callable[[], datetime] = utc_now,
+    models: RemoteModels | None = None,
 ) -> AsyncIterator[Api]:
-    """The API on this database, with one admin key. Without `temporal`, Temporal is away."""
+    """The API on this database, with one admin key. Without `temporal`, Temporal is away; without `models`, the hub."""
     context = ApiContext(
         database=database,
         temporal=temporal or await connect(NOBODY, lazy=True),
@@ -116,6 +121,7 @@ async def serving_api(
         keyring=KeyRing(database, SECRET, clock),
         routes=DatabaseRoutes(database, clock),
         registry=CollectorRegistry(),
+        models=models or remote_models(None, endpoint=f"http://{NOBODY}"),
         clock=clock,
     )
     _, key = add_key(database, Role.ADMIN, "of the tests")

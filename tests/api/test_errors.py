@@ -191,6 +191,7 @@ def test_every_code_has_a_status_that_says_whose_turn_it_is() -> None:
     again = {code for code, status in STATUS_BY_CODE.items() if status == 503}
     assert again == {
         "hub_unavailable",
+        "url_unavailable",
         "no_worker",
         "temporal_unavailable",
         "control_plane_unavailable",

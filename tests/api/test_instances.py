@@ -14,9 +14,11 @@ from starlette.routing import Route
 from activities.ports import ProcessKey
 from entrypoints.clock import utc_now
 from stoker.domain.deployments import InstanceState
+from stoker.domain.measured_memory import MeasuredMemory
 from stoker.domain.models import ModelSource
 from stoker.domain.placement.types import Unplaceable
 from stoker.domain.statuses import InstanceProjection
+from stoker.domain.units import GIB, MIB
 from stoker.domain.workers import Worker
 from stoker.secrets import agent_key
 from stoker.storage.engine import Database
@@ -26,7 +28,7 @@ from tests.api.serving import Api, listening
 from tests.api.test_deployments import create, problem_of
 from tests.builders import make_request, make_worker
 from tests.cluster import Cluster
-from tests.fakes.api import make_placement, make_unplaceable
+from tests.fakes.api import make_measured, make_placement, make_unplaceable
 from worker_agent.engines import BundledEngine
 from worker_agent.log_server import log_app
 from worker_agent.logs import EngineLogs
@@ -38,7 +40,14 @@ PATH = "/api/v1/instances"
 SECRET = "engine-secret-of-the-host"
 
 
-def put(database: Database, instance_id: str, worker: Worker | None, *, deployment: str = "llama") -> None:
+def put(
+    database: Database,
+    instance_id: str,
+    worker: Worker | None,
+    *,
+    deployment: str = "llama",
+    memory: MeasuredMemory | None = None,
+) -> None:
     """An instance that runs on `worker`, or waits (None)."""
     outcome = make_placement(worker.name) if worker else make_unplaceable()
     with database.write() as session:
@@ -56,6 +65,7 @@ def put(database: Database, instance_id: str, worker: Worker | None, *, deployme
                 state=InstanceState.RUNNING,
                 port=4711,
                 pid=99,
+                memory=memory,
             )
             instances.put(projection)
 
@@ -71,8 +81,65 @@ async def test_an_instance_says_where_it_is_and_what_it_holds(lone_api: Api, dat
         {"device": "gpu0", "kind": "cuda", "layers": 33, "claimed_bytes": expected.shares[0].claim}
     ]
     estimate = placement["estimate"]
-    assert (estimate["weights_bytes"], estimate["slots"]) == (expected.estimate.device_weights, 4)
+    assert (estimate["context_length"], estimate["slots"], estimate["caution"]) == (8192, 4, "")
+    assert estimate["devices"] == [
+        {
+            "layers": 33,
+            "weights_bytes": 4 * GIB,
+            "cache_bytes": GIB,
+            "compute_bytes": 300 * MIB,
+            "overhead_bytes": 724 * MIB,
+            "total_bytes": expected.shares[0].claim,
+        }
+    ]
+    assert estimate["host"] == {
+        "weights_bytes": 282 * MIB,
+        "cache_bytes": 0,
+        "compute_bytes": 40 * MIB,
+        "output_bytes": 2 * MIB,
+        "overhead_bytes": 700 * MIB,
+        "total_bytes": GIB,
+    }
+    parts = [estimate[f"{part}_bytes"] for part in ("weights", "cache", "compute", "output", "overhead")]
+    assert parts == [4 * GIB + 282 * MIB, GIB, 340 * MIB, 2 * MIB, 1424 * MIB]
+    assert sum(parts) == expected.claimed + GIB
     assert body["pending"] is None
+
+
+async def test_what_was_estimated_beside_what_was_measured(lone_api: Api, database: Database) -> None:
+    put(database, "llama-m", make_worker(name="box-1"), memory=make_measured())
+    device, host = (await lone_api.admin.get(f"{PATH}/llama-m")).json()["memory"]
+    assert device["device"] == "gpu0"
+    assert device["estimated"] == {
+        "weights_bytes": 4 * GIB,
+        "cache_bytes": GIB,
+        "compute_bytes": 300 * MIB,
+        "output_bytes": 0,
+        "overhead_bytes": 724 * MIB,
+        "total_bytes": 6 * GIB,
+    }
+    assert device["measured"] == {
+        "weights_bytes": 4 * GIB,
+        "cache_bytes": GIB,
+        "compute_bytes": 297 * MIB,
+        "output_bytes": 0,
+        "overhead_bytes": 500 * MIB,
+        "total_bytes": 5 * GIB + 797 * MIB,
+    }
+    assert device["error_ratio"] == pytest.approx(-3 / 5420)
+    assert (host["device"], host["error_ratio"]) == ("host", 0.0)
+    assert (host["measured"]["total_bytes"], host["measured"]["overhead_bytes"]) == (900 * MIB, None)
+
+
+async def test_before_it_runs_there_is_only_the_estimate(lone_api: Api, database: Database) -> None:
+    put(database, "llama-n", make_worker(name="box-1"))
+    memory = (await lone_api.admin.get(f"{PATH}/llama-n")).json()["memory"]
+    assert [(one["device"], one["measured"], one["error_ratio"]) for one in memory] == [
+        ("gpu0", None, None),
+        ("host", None, None),
+    ]
+    put(database, "llama-o", None)
+    assert (await lone_api.admin.get(f"{PATH}/llama-o")).json()["memory"] == []
 
 
 async def test_one_that_waits_says_why(lone_api: Api, database: Database) -> None:

@@ -33,6 +33,7 @@ async def test_what_there_is(operations: list[tuple[str, str, dict[str, Any]]]) 
         ("get", "/version"),
         ("get", "/metrics"),
         *((method, "/api/v1/deployments") for method in ("get", "post")),
+        ("post", "/api/v1/estimates"),
         *((method, "/api/v1/deployments/{name}") for method in ("get", "patch", "delete")),
         ("get", "/api/v1/instances"),
         ("get", "/api/v1/instances/{instance_id}"),
@@ -104,6 +105,6 @@ async def test_every_operation_that_needs_a_key_refuses_without_one(
 
 async def test_every_field_of_what_is_written_is_described(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
-    for name in ("DeploymentCreate", "DeploymentUpdate", "KeyCreate", "OptionsWrite"):
+    for name in ("DeploymentCreate", "DeploymentUpdate", "EstimateCreate", "KeyCreate", "OptionsWrite"):
         assert schemas[name]["additionalProperties"] is False, name
         assert schemas[name]["description"], name

@@ -41,7 +41,8 @@ class System:
         self.url = f"http://127.0.0.1:{self.port}"
         self._arguments = arguments
         self.environment = {**os.environ, "STOKER_DATA_DIR": str(folder), "STOKER_API__PORT": str(self.port)}
-        self.environment |= {"NO_COLOR": "1", **(environment or {})}
+        # The bundled engine, whatever is installed on this machine, unless a test asks for another.
+        self.environment |= {"NO_COLOR": "1", "STOKER_WORKER__ENGINE": "bundled", **(environment or {})}
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:

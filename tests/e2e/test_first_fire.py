@@ -7,6 +7,7 @@ from pathlib import Path
 import openai
 import pytest
 
+from stoker.domain.units import MIB
 from tests.e2e.system import System, eventually
 
 QUESTION = [{"role": "user", "content": "Name three fruits."}]
@@ -114,6 +115,31 @@ def test_the_command_line_shows_what_there_is(system: System, smol: str) -> None
     assert "listening" in system.cli("logs", smol, "--tail", "500").stdout
     assert "banana" in system.cli("chat", smol, "Name three fruits.", "--temperature", "0").stdout.lower()
     assert placement["worker"] in system.cli("workers").stdout
+
+
+def test_what_was_estimated_is_what_the_engine_took(system: System, smol: str) -> None:
+    (instance,) = system.running(smol)
+    (host,) = instance["memory"]
+    estimated, measured = host["estimated"], host["measured"]
+    for part in ("weights_bytes", "cache_bytes"):
+        assert measured[part] == pytest.approx(estimated[part], abs=0.01 * MIB), part
+    assert -0.05 < host["error_ratio"] <= 0.02
+    assert measured["total_bytes"] > measured["weights_bytes"]
+
+    described = system.cli("describe", smol).stdout.splitlines()
+    (at,) = (number for number, line in enumerate(described) if line.split()[:2] == ["host", "estimated"])
+    assert described[at - 1].split()[:3] == ["DEVICE", "MEMORY", "WEIGHTS"]
+    above, below = (line.split() for line in described[at : at + 2])
+    assert below[0] == "measured"
+    assert below[1:5] == above[2:6], "weights and cache, each a number and its unit"
+    assert below[-1] == f"{host['error_ratio']:+.2%}"
+
+    labels = f'deployment="{smol}",device="host",instance="{instance["id"]}",worker="{instance["placement"]["worker"]}"'
+    with system.api() as api:
+        lines = api.get(f"{system.url}/metrics").text.splitlines()
+    (line,) = (line for line in lines if line.startswith("stoker_estimate_error_ratio{"))
+    assert line.startswith(f"stoker_estimate_error_ratio{{{labels}}} ")
+    assert float(line.rpartition(" ")[2]) == pytest.approx(host["error_ratio"])
 
 
 def test_unknown_things_exit_3(system: System) -> None:

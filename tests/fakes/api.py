@@ -25,14 +25,18 @@ from api import errors
 from api.errors import ProblemError, not_found
 from api.openai.errors import APIError, invalid_api_key, model_not_found
 from api.schemas.deployments import DeploymentCreate, DeploymentRead, DeploymentUpdate
+from api.schemas.estimates import EstimateCreate, MemoryEstimateRead
 from api.schemas.instances import InstanceRead
 from api.schemas.keys import KeyCreate, KeyCreated, KeyRead
 from api.schemas.pages import Page, page_of
 from api.schemas.workers import WorkerRead
 from api.watch import watch_response
 from stoker.domain.deployments import DeploymentSpec, InstanceState
-from stoker.domain.estimation import MemoryEstimate
+from stoker.domain.estimation.assessment import Assessment, assess
+from stoker.domain.estimation.types import DeviceMemory, HostMemory, MemoryEstimate
 from stoker.domain.keys import Role
+from stoker.domain.measured_memory import MeasuredMemory
+from stoker.domain.measurements import Buffers
 from stoker.domain.placement.types import DeviceShare, Placement, Rejection, Rule, Unplaceable
 from stoker.domain.statuses import DeploymentStatus, InstanceStatus, Progress, WorkerStatus
 from stoker.domain.units import GIB, MIB
@@ -51,12 +55,24 @@ def make_placement(worker: str = "box-1", layers: int = 33, claim: int = 6 * GIB
     estimate = MemoryEstimate(
         context_length=8192,
         slots=4,
-        device_weights=4 * GIB,
-        device_cache=1 * GIB,
-        device_compute=300 * MIB,
-        device_overhead=724 * MIB,
+        devices=(DeviceMemory(layers=layers, weights=4 * GIB, cache=1 * GIB, compute=300 * MIB, overhead=724 * MIB),),
+        host=HostMemory(weights=282 * MIB, compute=40 * MIB, output=2 * MIB, overhead=700 * MIB),
     )
     return Placement(worker=worker, shares=(share,), estimate=estimate, reason="the emptiest GPU that holds it whole")
+
+
+def make_measured(**overrides: Any) -> MeasuredMemory:
+    """What an instance of make_placement took: 3 MiB less to compute, and a driver's context of 500 MiB."""
+    values: dict[str, Any] = {
+        "buffers": (
+            ("CPU_Mapped", Buffers(weights=282 * MIB)),
+            ("CUDA0", Buffers(weights=4 * GIB, cache=1 * GIB, compute=297 * MIB)),
+            ("CUDA_Host", Buffers(compute=40 * MIB, output=2 * MIB)),
+        ),
+        "process_resident": 900 * MIB,
+        "devices_used": {"gpu0": 5 * GIB + 797 * MIB},
+    }
+    return MeasuredMemory(**(values | overrides))
 
 
 def make_unplaceable() -> Unplaceable:
@@ -90,6 +106,7 @@ def make_instance(state: InstanceState = InstanceState.RUNNING, **overrides: Any
         ),
         "port": 4711 if state is InstanceState.RUNNING else 0,
         "pid": 1234 if state is InstanceState.RUNNING else 0,
+        "memory": make_measured() if state is InstanceState.RUNNING else None,
         "placement": make_placement() if placed else None,
         "unplaceable": make_unplaceable() if state is InstanceState.PENDING else None,
         "progress": None,
@@ -279,7 +296,7 @@ def _app(fake: FakeApi) -> FastAPI:
 
     app = FastAPI(dependencies=[Depends(note)])
     errors.install(app)
-    for add in (_add_deployments, _add_instances, _add_workers, _add_keys, _add_openai):
+    for add in (_add_deployments, _add_estimates, _add_instances, _add_workers, _add_keys, _add_openai):
         add(app, fake)
     return app
 
@@ -325,6 +342,17 @@ def _add_deployments(app: FastAPI, fake: FakeApi) -> None:
         if deployed.steps[-1] is not None:
             deployed.steps = [deployed.steps[0], None]
         return fake.shown(name)
+
+
+def _add_estimates(app: FastAPI, fake: FakeApi) -> None:
+    @app.post("/api/v1/estimates")
+    async def create(body: EstimateCreate) -> MemoryEstimateRead:
+        if fake.refusals:
+            raise fake.refusals.pop(0)
+        options = body.engine_options()
+        found = assess(make_profile(), options, devices=body.devices, split=body.split or ())
+        assert isinstance(found, Assessment)
+        return MemoryEstimateRead.of(body.model, make_files(body.source()), make_profile(), options, found)
 
 
 def _add_instances(app: FastAPI, fake: FakeApi) -> None:

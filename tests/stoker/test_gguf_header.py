@@ -1,6 +1,7 @@
 """The GGUF reader: what it says of good files, and that nothing but GGUFError comes of bad ones."""
 
 import struct
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.byte_source import FileSource
-from stoker.domain.gguf import Header, LayerShape, MetadataArray, ModelProfile
-from stoker.gguf_header import MAX_HEADER, GGUFError, read_header, read_profile
+from stoker.domain.gguf import Header, MetadataArray, ModelProfile
+from stoker.gguf_header import MAX_HEADER, MAX_TENSORS, Allowance, GGUFError, read_header, read_profile
 from tests.builders import write_tiny_llama
 
-UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64 = 4, 5, 6, 7, 8, 9, 10
+UINT8, UINT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64 = 0, 2, 4, 5, 6, 7, 8, 9, 10
 F32, Q4_0 = 0, 2
 
 
@@ -87,25 +88,12 @@ def refusal(source: MemorySource) -> GGUFError:
 
 def test_smollm2(smollm2: Path) -> None:
     profile = read(smollm2)
-    assert profile.model_dump(exclude={"layers", "input_weights", "output_weights"}) == {
-        "architecture": "llama",
-        "name": "Smollm2 135M 8k Lc100K Mix1 Ep2",
-        "file_type": "Q4_1",
-        "parameters": 134_515_008,
-        "context_length": 8192,
-        "embedding_length": 576,
-        "head_count": 9,
-        "key_length": 64,
-        "value_length": 64,
-        "vocabulary": 49_152,
-        "gated": True,
-        "tied_output": True,
-        "has_chat_template": True,
-        "pooling": False,
-        "unsupported": "",
-    }
-    assert profile.block_count == 30
-    assert {(layer.heads_kv, layer.feed_forward) for layer in profile.layers} == {(3, 1536)}
+    assert (profile.architecture, profile.file_type) == ("llama", "Q4_1")
+    assert profile.name == "Smollm2 135M 8k Lc100K Mix1 Ep2"
+    assert (profile.parameters, profile.vocabulary, profile.context_length) == (134_515_008, 49_152, 8192)
+    assert (profile.embedding_length, profile.head_count, profile.block_count) == (576, 9, 30)
+    assert (profile.key_length, profile.value_length) == (64, 64)
+    assert (profile.has_chat_template, profile.pooling, profile.unsupported) == (True, False, "")
     assert (profile.input_weights, profile.output_weights) == (30_081_024, 2304)
     weights = profile.input_weights + profile.output_weights + sum(layer.weights for layer in profile.layers)
     assert weights == 96_576_768  # the file less its header of 1.7 MiB
@@ -135,10 +123,11 @@ def test_a_tiny_model(tmp_path: Path) -> None:
     profile = read(path)
     norms = 2 * 64 * 4 + 2 * 32 * 4  # attention and feed-forward norm, Q norm and K norm: F32
     attention = 2 * (2 * 4 * 32 * 64 + 2 * 2 * 32 * 64)  # Q and output, K and V: F16
-    assert profile.layers == (LayerShape(weights=norms + attention + 2 * 3 * 64 * 96, heads_kv=2, feed_forward=96),) * 2
+    weights = norms + attention + 2 * 3 * 64 * 96
+    assert [(layer.weights, layer.key_width, layer.value_width) for layer in profile.layers] == [(weights, 64, 64)] * 2
     assert (profile.key_length, profile.value_length, profile.vocabulary) == (32, 32, 1024)
     assert (profile.input_weights, profile.output_weights) == (2 * 1024 * 64, 2 * 1024 * 64 + 4 * 64)
-    assert (profile.file_type, profile.tied_output, profile.unsupported) == ("F16", False, "")
+    assert (profile.file_type, profile.tied_weights, profile.unsupported) == ("F16", 0, "")
 
 
 @pytest.mark.parametrize("max_tensors_per_file", [5, 9])
@@ -248,7 +237,7 @@ HOSTILE: list[tuple[str, RawFile, str, str]] = [
     ("version 1", RawFile(version=1), "unsupported_gguf", "version 1"),
     ("version 4", RawFile(version=4), "unsupported_gguf", "version 4"),
     ("big-endian", RawFile(version=3 << 24), "unsupported_gguf", "big-endian"),
-    ("tensor count", RawFile(tensor_count=HUGE), "invalid_gguf", f"tensor count is {HUGE}: at most 65536"),
+    ("tensor count", RawFile(tensor_count=HUGE), "invalid_gguf", f"tensor count is {HUGE}: at most 16384"),
     ("key count", RawFile(key_count=HUGE), "invalid_gguf", f"key count is {HUGE}: at most 16384"),
     ("keys missing", RawFile(key_count=9000, data=b""), "truncated_gguf", "cut short"),
     ("tensors missing", RawFile(tensor_count=9000, data=b""), "truncated_gguf", "cut short"),
@@ -309,6 +298,48 @@ def test_a_header_without_end_is_left() -> None:
     source = raw.source()
     source.size = 2**50  # what a server may claim
     assert refusal(source).code == "invalid_gguf"
+
+
+def test_a_header_that_would_take_much_more_memory_than_its_bytes() -> None:
+    """Small numbers, wide texts, and many short names: each is many times larger as an object."""
+    numbers = [key(f"n{n}", ARRAY, array(UINT8, 4096, b"\xff" * 4096)) for n in range(65)]
+    error = refusal(RawFile(keys=numbers).source())
+    assert (error.code, "too many array elements" in str(error)) == ("invalid_gguf", True)
+    names = [key(f"{n:05d}" + "k" * 65_000, UINT32, NUMBER) for n in range(40)]
+    error = refusal(RawFile(keys=names).source())
+    assert (error.code, "too many bytes of keys" in str(error)) == ("invalid_gguf", True)
+    texts = [key(f"t{n}", STRING, text("x" * 2**20)) for n in range(6)]
+    kept = read_header(RawFile(keys=texts).source()).metadata.values()
+    assert [type(value) for value in kept] == [str] * 4 + [MetadataArray] * 2
+
+
+def test_shards_share_what_they_may_hold() -> None:
+    count = MAX_TENSORS // 2 + 1
+    data = b"".join(tensor(f"{n:05d}", (1, 1, 1, 1), offset=32 * n) for n in range(count))
+    head = b"GGUF" + struct.pack("<IQQ", 3, count, 0) + data
+    allowance = Allowance()
+    read_header(MemorySource(head, size=2**40), allowance)
+    with pytest.raises(GGUFError, match="too many tensors"):
+        read_header(MemorySource(head, size=2**40), allowance)
+
+
+@pytest.mark.parametrize("name", ["x" * 20, "x" * 14 + "\U0001f600"])
+def test_the_most_memory_that_a_header_can_take(name: str) -> None:
+    """All limits used to the full at once: 64 MiB beside the bytes of the header."""
+    wide = "\U0001f600" + "x" * (2**20 - 4)
+    keys = [key(f"t{n}", STRING, text(wide)) for n in range(4)]
+    keys += [key(f"n{n}", ARRAY, array(UINT16, 4096, b"\xff\x7f" * 4096)) for n in range(64)]
+    keys += [key(f"k{n:03d}" + "y" * 20_000, UINT32, NUMBER) for n in range(100)]
+    tensors = [tensor(f"{name}{n:05d}", (2**33, 1, 1, 300), 24, offset=n * 300 * 2**33) for n in range(MAX_TENSORS)]
+    data = b"".join(keys + tensors)
+    source = MemorySource(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + data, size=2**60)
+    tracemalloc.start()
+    try:
+        read_header(source)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 * 2**20
 
 
 def test_a_source_that_ends_before_its_size() -> None:

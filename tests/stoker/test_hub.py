@@ -14,7 +14,9 @@ from stoker.byte_source import FileSource
 from stoker.domain.models import ModelFile, ModelSource
 from stoker.domain.units import MIB
 from stoker.gguf_header import read_profile
+from stoker.header_cache import HeaderCache
 from stoker.hub import HuggingFaceHub
+from stoker.range_source import FIRST_BLOCK, SHARD_BLOCK
 from tests.builders import write_tiny_llama
 from tests.fakes.hub import FakeHub
 
@@ -194,6 +196,42 @@ async def test_offline_the_cache_is_the_hub(fake: FakeHub, tmp_path: Path, monke
         await hub.inspect(ModelSource.parse("hf:acme/sharded"))
     assert (raised.value.code, raised.value.retryable) == ("hub_unavailable", False)
     assert fake.requests == []
+
+
+async def test_what_was_read_before_is_not_read_again(fake: FakeHub, tmp_path: Path) -> None:
+    source = ModelSource.parse("hf:acme/sharded")
+    first = await HuggingFaceHub(endpoint=fake.url, token=TOKEN, headers=HeaderCache(tmp_path)).inspect(source)
+    fake.forget()
+    later = HuggingFaceHub(endpoint=fake.url, token=TOKEN, headers=HeaderCache(tmp_path))  # another process
+    assert await later.inspect(source) == first
+    assert [request.path.partition("?")[0] for request in fake.requests] == ["/api/models/acme/sharded"]
+    assert await later.inspect(source) == first
+    assert len(fake.requests) == 1, "and a moment later not even the commit is asked for"
+
+
+async def test_a_new_commit_is_seen_once_the_listing_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "acme/tiny/tiny-F16.gguf"
+    path.parent.mkdir(parents=True)
+    write_tiny_llama(path, layers=2)
+    with FakeHub(tmp_path) as fake:
+        hub, source = HuggingFaceHub(endpoint=fake.url), ModelSource.parse("hf:acme/tiny")
+        assert (await hub.inspect(source))[1].block_count == 2
+        write_tiny_llama(path, layers=3)
+        monkeypatch.setattr("stoker.hub.LISTING_SECONDS", 0)
+        files, profile = await hub.inspect(source)
+        assert (files.revision, profile.block_count) == (fake.commit("acme/tiny"), 3)
+
+
+async def test_a_shard_behind_the_first_costs_little(fake: FakeHub, tmp_path: Path) -> None:
+    folder = tmp_path / "acme/large"
+    folder.mkdir(parents=True)
+    write_tiny_llama(folder / "large-F16.gguf", size_hint=12 * MIB, max_tensors_per_file=5)
+    with FakeHub(tmp_path) as hub:
+        files, _ = await HuggingFaceHub(endpoint=hub.url).inspect(ModelSource.parse("hf:acme/large"))
+        asked = sorted(int(request.range.rpartition("-")[2]) + 1 for request in hub.content_requests())
+    assert len(files.files) == len(asked) == 5, "one request a file"
+    sizes = [min(SHARD_BLOCK, file.size) for file in files.files[1:]]
+    assert asked == sorted([*sizes, min(FIRST_BLOCK, files.files[0].size)])
 
 
 async def test_a_file_source_is_not_for_the_hub(fake: FakeHub) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from activities.ports import MainServerSpec, ProcessKey, ProcessPhase, ProcessStatus
 from stoker.domain.deployments import EngineOptions
-from stoker.domain.estimation import MemoryEstimate
+from stoker.domain.estimation.types import MemoryEstimate
 from stoker.domain.llamacpp import main_server_arguments
 from stoker.domain.placement.types import DeviceShare, Placement
 from stoker.domain.workers import DeviceKind, Engine, EngineKind

@@ -55,4 +55,7 @@ if options.with_child:
 if options.deaf:
     time.sleep(600)
 with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    load = stage / "load"
+    said = load.read_text() if load.exists() else ""
+    sys.stderr.write(f"{said}0.00.000.001 I srv  llama_server: listening on http://127.0.0.1:{server.server_port}\n")
     server.serve_forever()

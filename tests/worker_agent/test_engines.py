@@ -8,32 +8,15 @@ from pathlib import Path
 import pytest
 
 from stoker.domain.workers import Engine, EngineKind
-from worker_agent.engines import BundledEngine, EngineError, NativeEngine, choose_engine, engine_environment
+from tests.worker_agent.fake_build import SERVER, fake_rpc_server, fake_server, program
+from worker_agent.engine_programs import EngineError, engine_environment
+from worker_agent.engines import BundledEngine, NativeEngine
 
-# As llama-server answers: the version on stderr, the devices on stdout.
-ANSWERS = """#!/bin/sh
-case "$1" in
---version) echo "version: 11434 (abc1234)" >&2; echo "built with cc for x86_64-linux-gnu" >&2;;
---list-devices)
-  echo "Available devices:"
-  echo "  CUDA0: NVIDIA H100 80GB HBM3 (81004 MiB, 80460 MiB free)"
-  echo "  CUDA1: NVIDIA H100 80GB HBM3 (81004 MiB, 80460 MiB free)";;
-*) exit 1;;
-esac
-"""
-
-
-def program(folder: Path, text: str, mode: int = 0o755) -> Path:
-    """Writes a program."""
-    path = folder / "llama-server"
-    path.write_text(text)
-    path.chmod(mode)
-    return path
+ANSWERS = SERVER.format(version="11434 (abc1234)", devices="  (none)")
 
 
 def test_the_bundled_engine_is_there_and_starts() -> None:
-    engine = choose_engine(None)
-    assert isinstance(engine, BundledEngine)
+    engine = BundledEngine()
     assert engine.describe() == Engine(kind=EngineKind.BUNDLED, version=importlib.metadata.version("xllamacpp"))
     assert engine.device_names == frozenset()
     done = subprocess.run(engine.main_command(["--nope"]), capture_output=True, text=True, timeout=60)
@@ -49,16 +32,41 @@ def test_the_launcher_does_not_import_from_the_current_folder(tmp_path: Path) ->
 
 
 def test_a_native_engine_is_asked_what_it_is(tmp_path: Path) -> None:
-    path = program(tmp_path, ANSWERS)
-    engine = choose_engine(path)
+    path = fake_server(tmp_path / "llama-server", version="11434 (abc1234)", devices="CUDA0,CUDA1")
+    engine = NativeEngine(path)
     assert engine.describe() == Engine(kind=EngineKind.NATIVE, version="11434 (abc1234)")
     assert engine.device_names == {"CUDA0", "CUDA1"}
     assert engine.main_command(["-m", "x"]) == [str(path), "-m", "x"]
+    assert engine.rpc_server is None
 
 
 def test_a_native_engine_without_accelerators(tmp_path: Path) -> None:
-    text = ANSWERS.split('  echo "  CUDA0')[0] + '  echo "  (none)";;\nesac\n'
-    assert NativeEngine(program(tmp_path, text)).device_names == frozenset()
+    assert NativeEngine(fake_server(tmp_path / "llama-server")).device_names == frozenset()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_its_rpc_server_is_asked_for_the_protocol(tmp_path: Path, elsewhere: bool) -> None:
+    path = fake_server(tmp_path / "llama-server")
+    rpc_server = fake_rpc_server(tmp_path / "bin" / "rpc" if elsewhere else tmp_path / "ggml-rpc-server", "7.2.1")
+    engine = NativeEngine(path, rpc_server=rpc_server if elsewhere else None)
+    assert engine.describe().rpc_protocol == "7.2.1"
+    assert engine.rpc_server == rpc_server
+
+
+def test_a_protocol_that_is_known_is_not_asked_for(tmp_path: Path) -> None:
+    path = fake_server(tmp_path / "llama-server")
+    program(tmp_path / "ggml-rpc-server", "#!/bin/sh\nexit 1\n")
+    assert NativeEngine(path, rpc_protocol="7.0.0").describe().rpc_protocol == "7.0.0"
+
+
+def test_an_rpc_server_that_does_not_answer_costs_the_protocol_only_unless_it_was_named(tmp_path: Path) -> None:
+    path = fake_server(tmp_path / "llama-server")
+    broken = program(tmp_path / "ggml-rpc-server", "#!/bin/sh\necho no devices >&2; exit 1\n")
+    engine = NativeEngine(path)
+    assert engine.describe().rpc_protocol is None
+    assert engine.rpc_server is None
+    with pytest.raises(EngineError, match="ended with 1 instead of serving: no devices"):
+        NativeEngine(path, rpc_server=broken)
 
 
 @pytest.mark.parametrize(
@@ -67,12 +75,14 @@ def test_a_native_engine_without_accelerators(tmp_path: Path) -> None:
         (ANSWERS, 0o644, "must be the absolute path of an executable llama-server"),
         ("#!/bin/sh\necho hello\n", 0o755, "`--version` did not answer with llama-server's `version: …` line"),
         ("#!/bin/sh\necho broken; exit 3\n", 0o755, r"`--version` failed \(3\): broken"),
+        ("#!/bin/sh\nkill -ILL $$\n", 0o755, r"failed \(SIGILL: it uses instructions that this processor lacks\)"),
+        ("#!/bin/sh\nkill -SEGV $$\n", 0o755, r"failed \(SIGSEGV\)"),
         ("not a program", 0o755, "cannot be run: Exec format error"),
     ],
 )
 def test_what_is_no_engine_is_refused(tmp_path: Path, text: str, mode: int, message: str) -> None:
     with pytest.raises(EngineError, match=message):
-        NativeEngine(program(tmp_path, text, mode))
+        NativeEngine(program(tmp_path / "llama-server", text, mode))
 
 
 @pytest.mark.parametrize("path", ["llama-server", "/no/such/llama-server", "/"])

@@ -216,6 +216,18 @@ def _hurrying() -> ProgressBoard:
     return Board()
 
 
+async def test_that_room_was_freed_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REPORT_EVERY_SECONDS", 3600.0)
+    api, board = ScriptedApi(None, None), ProgressBoard()
+
+    async def run(heartbeat: Heartbeat) -> None:
+        asyncio.get_running_loop().call_later(0.02, board.touch)
+        await heartbeat.run()
+
+    await lived_through(api, board, run)
+    assert api.calls == ["report", "report"]
+
+
 async def test_progress_is_reported_at_once_and_not_at_the_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REPORT_EVERY_SECONDS", 3600.0)
     api, board = ScriptedApi(None, None), ProgressBoard()

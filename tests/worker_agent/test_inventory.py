@@ -57,6 +57,9 @@ class RecordedNvml:
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
         return SimpleNamespace(**self._answer(handle, "nvmlDeviceGetMemoryInfo"))
 
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> Any:
+        return [SimpleNamespace(**one) for one in self._answer(handle, "nvmlDeviceGetComputeRunningProcesses")]
+
     def _answer(self, index: int, call: str) -> Any:
         answer = self._devices[index].get(call)
         if isinstance(answer, Mapping) and "error" in answer:
@@ -140,6 +143,25 @@ def test_a_host_without_a_working_nvml_has_its_cpu(code: int, said: list[str]) -
         devices = inventory(nvml=FailingNvml(code)).read_devices()
     assert [device.id for device in devices] == ["cpu"]
     assert [entry["reason"] for entry in logs] == said
+
+
+@pytest.mark.parametrize(
+    ("pid", "used"),
+    [
+        (4242, {"gpu0": 1_050_673_152, "gpu1": 338_690_048}),
+        (4343, {}),  # the driver does not say how much
+        (1, {}),
+    ],
+)
+def test_what_a_process_holds_on_each_gpu(pid: int, used: dict[str, int]) -> None:
+    nvml = RecordedNvml("two_rtx_3090")
+    assert inventory(nvml=nvml).used_by(pid) == used
+    assert nvml.open == 0
+
+
+def test_what_a_process_holds_where_the_driver_does_not_tell() -> None:
+    assert inventory(nvml=RecordedNvml("h100_and_troubles")).used_by(4242) == {"gpu0": 534_773_760}
+    assert inventory(nvml=FailingNvml(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)).used_by(4242) == {}
 
 
 def test_an_offer_leaves_the_rest_to_others() -> None:

@@ -138,10 +138,10 @@ async def test_a_supervisor_reads_and_follows_its_engines_logs(
     async with open_fake(rotate_bytes=1000) as supervisor:
         await supervisor.ensure_started(make_server(stage))
         await reached(supervisor, ProcessPhase.READY)
-        (command,) = await supervisor.read_log("llama-0", None, 10)
+        command, listens = await supervisor.read_log("llama-0", None, 10)
         assert "fake_engine.py" in command
         lines = supervisor.follow_log("llama-0", 1, 10)
-        assert await _next(lines) == command
+        assert [await _next(lines), await _next(lines)] == [command, listens]
         with (tmp_path / "logs" / "llama-0.1.main.log").open("a") as log_file:
             log_file.write("more\n")
         assert await _next(lines) == "more"

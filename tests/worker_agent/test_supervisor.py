@@ -92,6 +92,16 @@ async def test_sees_at_once_that_a_process_was_killed(open_fake: OpenSupervisor,
         assert supervisor.statuses() == {}
 
 
+async def test_the_end_of_a_process_is_told(open_fake: OpenSupervisor, stage: Path) -> None:
+    ended = asyncio.Event()
+    async with open_fake(on_end=ended.set) as supervisor:
+        await supervisor.ensure_started(make_server(stage))
+        await reached(supervisor, ProcessPhase.LOADING)
+        assert not ended.is_set()
+        await supervisor.kill(KEY)
+        assert ended.is_set()
+
+
 @pytest.fixture
 def bad_models(tmp_path: Path, tiny_model: Path) -> Path:
     """A folder of files that are no model."""

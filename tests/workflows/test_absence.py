@@ -7,8 +7,11 @@ import psutil
 import pytest
 
 from activities.ports import ProcessKey
+from activities.types import MainReady
 from stoker.domain.deployments import InstanceState
 from stoker.domain.models import ModelSource
+from stoker.domain.naming import READY_SIGNAL, instance_workflow_id
+from stoker.domain.statuses import InstanceStatus
 from tests.builders import make_spec
 from tests.cluster import Cluster, eventually, temporal
 from tests.workflows.conftest import cpu_host
@@ -40,6 +43,30 @@ async def test_an_agent_that_comes_back_adopts_the_engine(cluster: Cluster, tiny
     await cluster.gone("tiny")
     assert not psutil.pid_exists(before.pid)
     assert cluster.claims() == ()
+
+
+async def test_an_engine_that_loads_again_is_not_routable_until_it_answers(
+    cluster: Cluster, tiny_model: ModelSource
+) -> None:
+    await cluster.add_host(cpu_host("w1"))
+    await cluster.apply(make_spec(name="tiny", model=tiny_model))
+    (before,) = await cluster.instances_in("tiny", [RUNNING])
+    handle = cluster.client.get_workflow_handle(instance_workflow_id(before.instance_id))
+
+    async def shown(ready: MainReady) -> InstanceStatus:
+        """The row, once it shows what the instance was told."""
+        await handle.signal(READY_SIGNAL, ready)
+        (found,) = await eventually(
+            lambda: [i for i in cluster.instances("tiny") if (i.port, i.pid) == (ready.port, ready.pid)],
+            lambda: cluster.instances("tiny"),
+        )
+        return found
+
+    loading = await shown(MainReady(incarnation=1, port=0, pid=before.pid + 1))
+    assert (loading.state, loading.message) == (InstanceState.STARTING, "loads again on w1")
+    assert (loading.memory, loading.load_seconds) == (None, 0.0), "what the one before took says nothing of this one"
+    again = await shown(MainReady(incarnation=1, port=before.port, pid=before.pid + 1, load_seconds=2.0))
+    assert (again.state, again.message, again.load_seconds) == (RUNNING, "answers on w1", 2.0)
 
 
 async def test_an_engine_that_ended_while_the_agent_was_away_is_started_anew(

@@ -11,7 +11,7 @@ from rich.text import Text
 from api.schemas.deployments import DeploymentRead, OptionsWrite
 from entrypoints.cli.client import read_as
 from entrypoints.cli.output import age, cell, fields, table
-from entrypoints.cli.views.instances import instance_fields, placed_on
+from entrypoints.cli.views.instances import instance_description, placed_on
 from stoker.domain.deployments import InstanceState
 from stoker.domain.naming import deployment_workflow_id
 from stoker.domain.units import format_bytes
@@ -100,7 +100,8 @@ def deployment_description(read: DeploymentRead) -> RenderableType:
     made.add_row("Workflow", cell(deployment_workflow_id(read.name)))
     parts: list[RenderableType] = [made]
     for instance in read.instances:
-        parts += [Text(), cell(f"Instance {instance.id}", "bold"), Padding(instance_fields(instance), (0, 0, 0, 2))]
+        described = Padding(instance_description(instance), (0, 0, 0, 2))
+        parts += [Text(), cell(f"Instance {instance.id}", "bold"), described]
     return Group(*parts)
 
 

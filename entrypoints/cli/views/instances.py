@@ -1,12 +1,17 @@
 """Instances, and why they are where they are, for people."""
 
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from api.schemas.instances import EstimateRead, InstanceRead, PlacementRead
-from entrypoints.cli.output import age, cell, fields
+from api.schemas.instances import InstanceRead, PlacementRead
+from api.schemas.memory import EstimateRead, MemoryComparisonRead, MemoryPartsRead
+from entrypoints.cli.output import age, cell, fields, table
 from entrypoints.cli.progress import amount
 from stoker.domain.deployments import InstanceState
+from stoker.domain.measured_memory import TOLERATED_ERROR
 from stoker.domain.units import format_bytes
 
 STATE_STYLES = {
@@ -20,8 +25,34 @@ STATE_STYLES = {
 }
 
 
-def instance_fields(instance: InstanceRead) -> Table:
+def instance_description(instance: InstanceRead) -> RenderableType:
     """All that is known of one instance."""
+    parts: list[RenderableType] = [_fields(instance)]
+    if instance.memory:
+        parts += [Text(), memory_table(instance.memory)]
+    if any(one.error_ratio is not None and one.error_ratio > TOLERATED_ERROR for one in instance.memory):
+        asked = f"please report it with this description and the beginning of `stoker logs {instance.id}`"
+        parts.append(cell(f"The engine took more than was estimated: {asked}.", "yellow"))
+    return Group(*parts)
+
+
+def memory_table(memory: Sequence[MemoryComparisonRead]) -> Table:
+    """Estimate above measurement, for each device and the host. How far it is off leaves out the overhead."""
+    made = table("DEVICE", "MEMORY", "WEIGHTS", "KV CACHE", "COMPUTE", "OUTPUT", "OVERHEAD", "OFF BY")
+    for one in memory:
+        made.add_row(cell(one.device), cell("estimated"), *_sizes(one.estimated), cell(""))
+        if one.measured is not None:
+            off = f"{one.error_ratio:+.2%}" if one.error_ratio is not None else ""
+            made.add_row(cell(""), cell("measured"), *_sizes(one.measured), cell(off))
+    return made
+
+
+def _sizes(parts: MemoryPartsRead) -> list[Text]:
+    sizes = (parts.weights_bytes, parts.cache_bytes, parts.compute_bytes, parts.output_bytes, parts.overhead_bytes)
+    return [cell("-" if size is None else format_bytes(size)) for size in sizes]
+
+
+def _fields(instance: InstanceRead) -> Table:
     made = fields()
     made.add_row("State", state_of(instance))
     if done := amount(instance):
@@ -30,15 +61,23 @@ def instance_fields(instance: InstanceRead) -> Table:
         made.add_row("Placed on", cell(placed_on(instance.placement)))
         made.add_row("Why there", cell(instance.placement.reason))
         made.add_row("Estimate", cell(estimate_line(instance.placement.estimate)))
+        if instance.placement.estimate.caution:
+            made.add_row("Caution", cell(instance.placement.estimate.caution))
     if instance.pending is not None:
         made.add_row(
             "Would fit", cell("; ".join(instance.pending.suggestions) or f"see `stoker why {instance.deployment}`")
         )
     made.add_row("Generation", cell(f"{instance.generation}, incarnation {instance.incarnation}"))
     if instance.pid is not None:
-        made.add_row("Process", cell(f"pid {instance.pid}"))
+        made.add_row("Process", cell(f"pid {instance.pid}{_held(instance.memory)}"))
     made.add_row("Workflow", cell(instance.workflow_id))
     return made
+
+
+def _held(memory: Sequence[MemoryComparisonRead]) -> str:
+    """What the process held of the host's RAM, which comes last."""
+    held = memory[-1].measured.total_bytes if memory and memory[-1].measured is not None else None
+    return f", held {format_bytes(held)} of RAM when it began to answer" if held else ""
 
 
 def state_of(instance: InstanceRead) -> Text:
@@ -65,7 +104,8 @@ def estimate_line(estimate: EstimateRead) -> str:
         "weights": estimate.weights_bytes,
         "KV cache": estimate.cache_bytes,
         "compute": estimate.compute_bytes,
+        "output": estimate.output_bytes,
         "overhead": estimate.overhead_bytes,
     }
-    sums = " + ".join(f"{name} {format_bytes(size)}" for name, size in parts.items())
+    sums = " + ".join(f"{name} {format_bytes(size)}" for name, size in parts.items() if size)
     return f"{sums}, for {estimate.slots} x {estimate.context_length} tokens"

@@ -2,7 +2,7 @@
 
 from stoker.domain.base import Value
 from stoker.domain.claims import Snapshot
-from stoker.domain.estimation import MemoryEstimate
+from stoker.domain.estimation.types import MemoryEstimate
 from stoker.domain.placement.types import DeviceShare, Rejection, Rule
 from stoker.domain.units import format_bytes
 from stoker.domain.workers import Device, DeviceKind, Worker
@@ -18,39 +18,30 @@ class Candidate(Value):
     estimate: MemoryEstimate
 
 
-def on_single_gpu(
-    snapshot: Snapshot, worker: Worker, gpu: Device, estimate: MemoryEstimate, layers: int
-) -> Candidate | Rejection:
-    """The whole model on one GPU, with its host part on the worker's CPU device (where one is offered).
-
-    `layers`: what is offloaded, the output layer counted as one.
-    """
-    free = snapshot.allocatable(worker, gpu)
-    if free < estimate.device_total:
-        return _too_small(worker, gpu, estimate.device_total, free, Rule.MEMORY)
+def on_single_gpu(snapshot: Snapshot, worker: Worker, gpu: Device, estimate: MemoryEstimate) -> Candidate | Rejection:
+    """The whole model on one GPU, with its host part on the worker's CPU device (where one is offered)."""
+    free, needed = snapshot.allocatable(worker, gpu), estimate.devices[0]
+    if free < needed.total:
+        return _too_small(worker, gpu, needed.total, free, Rule.MEMORY)
     shares = [
-        DeviceShare(
-            device=gpu.id, kind=gpu.kind, engine_name=gpu.engine_name, layers=layers, claim=estimate.device_total
-        )
+        DeviceShare(device=gpu.id, kind=gpu.kind, engine_name=gpu.engine_name, layers=needed.layers, claim=needed.total)
     ]
     host = next((device for device in worker.devices if device.kind is DeviceKind.CPU), None)
     if host is not None:
         host_free = snapshot.allocatable(worker, host)
-        if host_free < estimate.host_total:
-            return _too_small(worker, host, estimate.host_total, host_free, Rule.HOST_MEMORY)
-        shares.append(DeviceShare(device=host.id, kind=host.kind, layers=0, claim=estimate.host_total))
-    return Candidate(
-        worker=worker, main=gpu, free_after=free - estimate.device_total, shares=tuple(shares), estimate=estimate
-    )
+        if host_free < estimate.host.total:
+            return _too_small(worker, host, estimate.host.total, host_free, Rule.HOST_MEMORY)
+        shares.append(DeviceShare(device=host.id, kind=host.kind, layers=0, claim=estimate.host.total))
+    return Candidate(worker=worker, main=gpu, free_after=free - needed.total, shares=tuple(shares), estimate=estimate)
 
 
 def on_cpu(snapshot: Snapshot, worker: Worker, cpu: Device, estimate: MemoryEstimate) -> Candidate | Rejection:
     """The whole model on the worker's CPU, in the RAM that it offers."""
     free = snapshot.allocatable(worker, cpu)
-    if free < estimate.host_total:
-        return _too_small(worker, cpu, estimate.host_total, free, Rule.MEMORY)
-    share = DeviceShare(device=cpu.id, kind=cpu.kind, layers=0, claim=estimate.host_total)
-    return Candidate(worker=worker, main=cpu, free_after=free - estimate.host_total, shares=(share,), estimate=estimate)
+    if free < estimate.host.total:
+        return _too_small(worker, cpu, estimate.host.total, free, Rule.MEMORY)
+    share = DeviceShare(device=cpu.id, kind=cpu.kind, layers=0, claim=estimate.host.total)
+    return Candidate(worker=worker, main=cpu, free_after=free - estimate.host.total, shares=(share,), estimate=estimate)
 
 
 def _too_small(worker: Worker, device: Device, needed: int, available: int, rule: Rule) -> Rejection:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from stoker.domain.claims import Snapshot
 from stoker.domain.deployments import CacheType, EngineOptions
-from stoker.domain.estimation import EstimateRefusal, default_context, estimate
+from stoker.domain.estimation.estimate import default_context, estimate, whole
+from stoker.domain.estimation.types import EstimateRefusal
 from stoker.domain.placement.types import PlacementRequest, Rejection, Rule, Unplaceable
 from stoker.domain.units import format_bytes
 from stoker.domain.workers import Device, DeviceKind, Worker
@@ -59,8 +60,9 @@ def _steps(request: PlacementRequest) -> list[tuple[str, list[tuple[str, EngineO
 def _fits(
     snapshot: Snapshot, request: PlacementRequest, options: EngineOptions, worker: Worker, device: Device
 ) -> bool:
-    needed = estimate(request.profile, options, device.kind)
+    on_cpu = device.kind is DeviceKind.CPU
+    needed = estimate(request.profile, options, () if on_cpu else whole(request.profile))
     if isinstance(needed, EstimateRefusal):
         return False
-    total = needed.host_total if device.kind is DeviceKind.CPU else needed.device_total
+    total = needed.host.total if on_cpu else needed.devices[0].total
     return total <= snapshot.allocatable(worker, device)

@@ -9,7 +9,8 @@
 from collections.abc import Iterable
 
 from stoker.domain.claims import Claim, Snapshot
-from stoker.domain.estimation import EstimateRefusal, MemoryEstimate, estimate
+from stoker.domain.estimation.estimate import estimate, whole
+from stoker.domain.estimation.types import EstimateRefusal, MemoryEstimate
 from stoker.domain.placement.candidates import Candidate, on_cpu, on_single_gpu
 from stoker.domain.placement.explain import unplaceable
 from stoker.domain.placement.feasibility import refuse_device, refuse_worker, unknown_devices
@@ -40,8 +41,7 @@ def place(snapshot: Snapshot, request: PlacementRequest) -> Placement | Unplacea
             if device.kind is DeviceKind.CPU:
                 tier, outcome = cpus, on_cpu(snapshot, worker, device, in_ram)
             else:
-                layers = request.profile.block_count + 1
-                tier, outcome = gpus, on_single_gpu(snapshot, worker, device, on_gpu, layers)
+                tier, outcome = gpus, on_single_gpu(snapshot, worker, device, on_gpu)
             if isinstance(outcome, Candidate):
                 tier.append(outcome)
             else:
@@ -81,10 +81,10 @@ def wakeable(snapshot: Snapshot, pending: Iterable[PlacementRequest]) -> tuple[s
 
 
 def _needs(request: PlacementRequest) -> tuple[MemoryEstimate, MemoryEstimate] | EstimateRefusal:
-    on_gpu = estimate(request.profile, request.spec.options, DeviceKind.CUDA)
+    on_gpu = estimate(request.profile, request.spec.options, whole(request.profile))
     if isinstance(on_gpu, EstimateRefusal):
         return on_gpu
-    in_ram = estimate(request.profile, request.spec.options, DeviceKind.CPU)
+    in_ram = estimate(request.profile, request.spec.options)
     if isinstance(in_ram, EstimateRefusal):
         return in_ram
     return on_gpu, in_ram

@@ -5,7 +5,7 @@ from typing import Literal
 
 from stoker.domain.base import Bytes, DeviceId, InstanceId, Value, WorkerName
 from stoker.domain.deployments import DeploymentSpec
-from stoker.domain.estimation import MemoryEstimate
+from stoker.domain.estimation.types import MemoryEstimate
 from stoker.domain.gguf import ModelProfile
 from stoker.domain.models import ModelFiles
 from stoker.domain.workers import DeviceKind

@@ -6,8 +6,10 @@ import pytest
 import yaml
 
 from stoker.domain.deployments import EngineOptions, InstanceState
+from stoker.domain.measurements import Buffers
+from stoker.domain.units import GIB, MIB
 from tests.entrypoints.cli.conftest import Stoker
-from tests.fakes.api import CREATED_AT, FakeApi, make_instance
+from tests.fakes.api import CREATED_AT, FakeApi, make_instance, make_measured, make_placement
 
 RUNNING, PENDING = InstanceState.RUNNING, InstanceState.PENDING
 
@@ -45,11 +47,42 @@ def test_describe_tells_everything(api: FakeApi, stoker: Stoker) -> None:
         "  State       running for 3d: answers on box-1",
         "  Placed on   box-1: gpu0 (33 layers, 6 GiB)",
         "  Why there   the emptiest GPU that holds it whole",
-        "  Estimate    weights 4 GiB + KV cache 1 GiB + compute 300 MiB + overhead 724 MiB, for 4 x 8192 tokens",
+        "  Estimate    weights 4.28 GiB + KV cache 1 GiB + compute 340 MiB + output 2 MiB + overhead 1.39 GiB, "
+        "for 4 x 8192 tokens",
         "  Generation  1, incarnation 1",
-        "  Process     pid 1234",
+        "  Process     pid 1234, held 900 MiB of RAM when it began to answer",
         "  Workflow    instance/llama-a1b2c",
+        "",
+        "  DEVICE  MEMORY     WEIGHTS  KV CACHE  COMPUTE  OUTPUT  OVERHEAD  OFF BY",
+        "  gpu0    estimated  4 GiB    1 GiB     300 MiB  0 B     724 MiB",
+        "          measured   4 GiB    1 GiB     297 MiB  0 B     500 MiB   -0.06%",
+        "  host    estimated  282 MiB  0 B       40 MiB   2 MiB   700 MiB",
+        "          measured   282 MiB  0 B       40 MiB   2 MiB   -         +0.00%",
     ]
+
+
+def test_describe_before_it_is_measured(api: FakeApi, stoker: Stoker) -> None:
+    api.add(make_instance(InstanceState.STARTING))
+    lines = stoker("describe", "llama").stdout.splitlines()
+    assert lines[-3:] == [
+        "  DEVICE  MEMORY     WEIGHTS  KV CACHE  COMPUTE  OUTPUT  OVERHEAD  OFF BY",
+        "  gpu0    estimated  4 GiB    1 GiB     300 MiB  0 B     724 MiB",
+        "  host    estimated  282 MiB  0 B       40 MiB   2 MiB   700 MiB",
+    ]
+
+
+def test_describe_asks_for_a_report_where_the_engine_took_more(api: FakeApi, stoker: Stoker) -> None:
+    estimate = make_placement().estimate.model_copy(update={"caution": "nobody knows this architecture"})
+    placement = make_placement().model_copy(update={"estimate": estimate})
+    took = Buffers(weights=4 * GIB, cache=1 * GIB, compute=500 * MIB)
+    api.add(make_instance(RUNNING, placement=placement, memory=make_measured(buffers=(("CUDA0", took),))))
+    shown = stoker("describe", "llama").stdout
+    assert "  Caution     nobody knows this architecture\n" in shown
+    assert "          measured   4 GiB    1 GiB     500 MiB  0 B     297 MiB   +3.69%\n" in shown
+    assert shown.splitlines()[-1] == (
+        "  The engine took more than was estimated: please report it with this description and the beginning of "
+        "`stoker logs llama-a1b2c`."
+    )
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
@@ -78,7 +111,8 @@ def test_why_it_is_where_it_is(api: FakeApi, stoker: Stoker) -> None:
         "  why there: the emptiest GPU that holds it whole",
         "  DEVICE      LAYERS  CLAIMED",
         "  box-1/gpu0  33      6 GiB",
-        "  claimed: weights 4 GiB + KV cache 1 GiB + compute 300 MiB + overhead 724 MiB, for 4 x 8192 tokens",
+        "  claimed: weights 4.28 GiB + KV cache 1 GiB + compute 340 MiB + output 2 MiB + overhead 1.39 GiB, "
+        "for 4 x 8192 tokens",
     ]
 
 

@@ -21,6 +21,7 @@ HEAVY = (
     "rich",
 )
 COMMANDS = [
+    "estimate",
     "deploy",
     "ps",
     "describe",
@@ -35,6 +36,7 @@ COMMANDS = [
     "server",
     "control-plane",
     "worker",
+    "engine",
     "migrate",
 ]
 

@@ -32,7 +32,9 @@ def test_bad_names(name: str) -> None:
         {"priority": 1001},
         {"worker_selector": {"a b": "c"}},
         {"options": {"slots": 0}},
-        {"options": {"cache_type": "q5_1"}},
+        {"options": {"cache_type": "q6_k"}},
+        {"options": {"cache_type_v": "int8"}},
+        {"options": {"micro_batch": 8193}},
     ],
 )
 def test_bad_values(wrong: dict[str, object]) -> None:

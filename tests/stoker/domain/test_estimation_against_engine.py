@@ -1,8 +1,7 @@
 """The memory formulae against the engine itself: what its log says that it allocated, and what its process takes.
 
 The bundled engine runs on the CPU with the command line that a placement gives. What was reached: KV cache, weights
-and output buffer to the last digit of the log (0.01 MiB); compute never below it, and at most one micro-batch of
-embeddings above.
+and output buffer to the last digit of the log (0.01 MiB); compute never below it, and at most 2 % or 8 MiB above.
 """
 
 import re
@@ -20,7 +19,9 @@ import psutil
 import pytest
 
 from stoker.byte_source import FileSource
-from stoker.domain.estimation import MemoryEstimate, cache_shape, estimate, padded
+from stoker.domain.estimation.cache import cache_shape, padded
+from stoker.domain.estimation.estimate import estimate
+from stoker.domain.estimation.types import MemoryEstimate
 from stoker.domain.gguf import ModelProfile
 from stoker.domain.llamacpp import main_server_arguments
 from stoker.domain.placement.types import DeviceShare, Placement
@@ -32,6 +33,7 @@ from tests.builders import make_spec, write_tiny_llama
 START_SECONDS = 120
 _BUFFER = re.compile(r"(?P<kind>CPU\S* +(model|KV|compute|output)) buffer size =\s+(?P<size>[0-9.]+) MiB")
 _LOG_STEP = 0.01  # MiB: the log's last digit
+_TOO_MUCH, _TOO_MUCH_MIB = 0.02, 8  # that an estimate of compute may be above, as a part of it or in MiB
 
 
 class Engine:
@@ -83,9 +85,9 @@ def placed(path: Path, **options: Any) -> tuple[ModelProfile, MemoryEstimate, tu
     with FileSource(path) as source:
         profile = read_profile([source])
     spec = make_spec(options={"threads": 1} | options)
-    needed = estimate(profile, spec.options, DeviceKind.CPU)
+    needed = estimate(profile, spec.options)
     assert isinstance(needed, MemoryEstimate), needed
-    share = DeviceShare(device="cpu", kind=DeviceKind.CPU, layers=0, claim=needed.host_total)
+    share = DeviceShare(device="cpu", kind=DeviceKind.CPU, layers=0, claim=needed.host.total)
     placement = Placement(worker="here", shares=(share,), estimate=needed)
     arguments = main_server_arguments(spec, placement, model_path=str(path), alias="model", pooling=profile.pooling)
     return profile, needed, arguments
@@ -144,23 +146,21 @@ def test_buffers(models: dict[str, Path], model: str, options: dict[str, Any]) -
     profile, needed, arguments = placed(models[model], **options)
     with running(arguments) as engine:
         pass
-    streams, cells = cache_shape(needed.context_length, needed.slots, unified=bool(options.get("embeddings")))
-    assert f"n_ctx_seq             = {cells}\n" in engine.log
-    assert f"{streams}/{streams} seqs" in engine.log or streams == 1
+    shape = cache_shape(profile, make_spec(options=options).options, needed.context_length)
+    assert f"n_ctx_seq             = {shape.cells}\n" in engine.log
+    assert f"{shape.streams}/{shape.streams} seqs" in engine.log or shape.streams == 1
     assert f"n_seq_max             = {needed.slots}\n" in engine.log
-    assert needed.host_cache / MIB == pytest.approx(engine.buffers["CPU KV"], abs=_LOG_STEP)
-    assert needed.host_weights / MIB == pytest.approx(engine.buffers["CPU_Mapped model"], abs=_LOG_STEP)
-    tokens = min(options.get("micro_batch", 512), needed.context_length * needed.slots) + needed.slots
-    embeddings = 4 * tokens * profile.embedding_length / MIB
-    assert engine.buffers["CPU compute"] - _LOG_STEP <= needed.host_compute / MIB
-    assert needed.host_compute / MIB <= engine.buffers["CPU compute"] + embeddings + _LOG_STEP
+    assert needed.host.cache / MIB == pytest.approx(engine.buffers["CPU KV"], abs=_LOG_STEP)
+    assert needed.host.weights / MIB == pytest.approx(engine.buffers["CPU_Mapped model"], abs=_LOG_STEP)
+    taken = engine.buffers["CPU compute"]
+    assert taken - _LOG_STEP <= needed.host.compute / MIB <= taken + max(taken * _TOO_MUCH, _TOO_MUCH_MIB)
 
 
 def test_an_output_buffer_for_each_slot(models: dict[str, Path]) -> None:
     one, many = (placed(models["llama"], context_length=256, slots=slots) for slots in (1, 33))
     with running(many[2]) as engine:
         assert engine.buffers["CPU output"] == pytest.approx(4 * 33 * 32_000 / MIB, abs=_LOG_STEP)
-    assert many[1].host_overhead - one[1].host_overhead >= 4 * 32 * 32_000
+    assert many[1].host.output - one[1].host.output == 4 * 32 * 32_000
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_the_claim_covers_the_process(
             for slot in range(needed.slots):
                 engine.complete(f"{turn} {slot} {prompt}", slot)
         taken = psutil.Process(engine.process.pid).memory_info().rss
-    assert needed.host_cache < taken <= needed.host_total
+    assert needed.host.cache < taken <= needed.host.total
 
 
 def test_weights_that_the_engine_reorders_are_claimed_once(tmp_path: Path) -> None:
@@ -199,8 +199,8 @@ def test_weights_that_the_engine_reorders_are_claimed_once(tmp_path: Path) -> No
         engine.complete("kapa bo " * 100, 0)
         memory = psutil.Process(engine.process.pid).memory_info()
     copied = engine.buffers.get("CPU_REPACK model", 0.0)  # none on processors without such kernels
-    assert copied <= needed.host_weights / MIB + _LOG_STEP
-    assert memory.rss - memory.shared <= needed.host_total
+    assert copied <= needed.host.weights / MIB + _LOG_STEP
+    assert memory.rss - memory.shared <= needed.host.total
 
 
 def test_the_engine_gives_each_slot_the_context_that_was_asked_for(models: dict[str, Path]) -> None:

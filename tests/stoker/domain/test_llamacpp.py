@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from stoker.domain.deployments import CacheType, EngineOptions
-from stoker.domain.estimation import PROMPT_CACHE, MemoryEstimate
+from stoker.domain.estimation.estimate import PROMPT_CACHE
+from stoker.domain.estimation.types import MemoryEstimate
 from stoker.domain.llamacpp import main_server_arguments
 from stoker.domain.placement.types import DeviceShare, Placement
 from stoker.domain.units import MIB

@@ -14,6 +14,11 @@ from stoker.domain.models import ModelSource, SourceKind, shard_names
         ("hf:org/repo", ModelSource(kind=SourceKind.HUB, repo="org/repo")),
         ("hf:org/repo:Q4_K_M", ModelSource(kind=SourceKind.HUB, repo="org/repo", quant="Q4_K_M")),
         ("hf:org/repo/m.gguf", ModelSource(kind=SourceKind.HUB, repo="org/repo", file="m.gguf")),
+        ("https://h.test/m.gguf", ModelSource(kind=SourceKind.URL, url="https://h.test/m.gguf")),
+        (
+            "http://[::1]:8000/a%20b/m-00001-of-00002.gguf",
+            ModelSource(kind=SourceKind.URL, url="http://[::1]:8000/a%20b/m-00001-of-00002.gguf"),
+        ),
         ("hf:org/repo/sub/m.gguf", ModelSource(kind=SourceKind.HUB, repo="org/repo", file="sub/m.gguf")),
     ],
 )
@@ -27,7 +32,23 @@ def test_parse_and_write(text: str, expected: ModelSource) -> None:
     [
         ("", "no model source"),
         ("m.gguf", "no model source"),
-        ("http://example.org/m.gguf", "no model source"),
+        ("ftp://example.org/m.gguf", "no model source"),
+        ("https:", "no model source"),
+        ("https://", "address of a .gguf file"),
+        ("https:///m.gguf", "address of a .gguf file"),
+        ("https://h.test/m.bin", "address of a .gguf file"),
+        ("https://h.test/m.gguf?token=x", r"without user, \?query"),
+        ("https://h.test/m.gguf#x", r"without user, \?query"),
+        ("https://me:secret@h.test/m.gguf", "without user"),
+        ("https://h.test\\@evil.test/m.gguf", "address of a .gguf file"),
+        ("https://h.test/m.gguf\n", "address of a .gguf file"),
+        ("https://h.test/a b.gguf", "address of a .gguf file"),
+        ("https://h\u00e9.test/m.gguf", "address of a .gguf file"),
+        ("https://h.test/../m.gguf", r"without '\.\.'"),
+        ("https://h.test:99999/m.gguf", "must name a host"),
+        ("https://h.test:0/m.gguf", "must name a host"),
+        ("https://[::::]/m.gguf", "must name a host"),
+        (f"https://h.test/{'x' * 2048}.gguf", "at most 2048 characters"),
         ("file:", "no model source"),
         ("file:m.gguf", "absolute path"),
         ("file:/data/../etc/m.gguf", "without '..'"),
@@ -48,7 +69,7 @@ def test_refusals_say_what_would_be_right(text: str, words: str) -> None:
         ModelSource.parse(text)
 
 
-@given(st.text())
+@given(st.one_of(st.text(), st.from_regex(r"https?://[^/]+/.*\.gguf")))
 def test_whatever_is_accepted_stays_where_it_should(text: str) -> None:
     try:
         source = ModelSource.parse(text)
@@ -57,6 +78,7 @@ def test_whatever_is_accepted_stays_where_it_should(text: str) -> None:
     assert ".." not in source.path.split("/")
     assert ".." not in source.repo
     assert ".." not in source.file
+    assert ".." not in source.url.split("/")
     assert ModelSource.parse(str(source)) == source
 
 
@@ -72,3 +94,8 @@ def test_shards_are_named_from_the_first() -> None:
 def test_another_shard_than_the_first_is_refused() -> None:
     with pytest.raises(ValueError, match=r"name the first, m-00001-of-00003\.gguf"):
         shard_names("m-00002-of-00003.gguf")
+
+
+def test_a_model_of_too_many_shards_is_refused() -> None:
+    with pytest.raises(ValueError, match="one of 99999 shards: at most 512"):
+        shard_names("m-00001-of-99999.gguf")

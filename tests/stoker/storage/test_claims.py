@@ -4,7 +4,8 @@ import multiprocessing
 
 from stoker.domain.claims import Claim
 from stoker.domain.deployments import InstanceState
-from stoker.domain.estimation import MemoryEstimate, estimate
+from stoker.domain.estimation.estimate import estimate
+from stoker.domain.estimation.types import MemoryEstimate
 from stoker.domain.placement.types import Placement, PlacementRequest, Unplaceable
 from stoker.domain.statuses import DeploymentProjection
 from stoker.domain.workers import Device, DeviceKind, Worker
@@ -19,9 +20,9 @@ from tests.stoker.storage.conftest import Clock
 
 def size_of_one() -> int:
     """Bytes that a request of `make_request()` claims on a CPU."""
-    needed = estimate(make_profile(), make_spec().options, DeviceKind.CPU)
+    needed = estimate(make_profile(), make_spec().options)
     assert isinstance(needed, MemoryEstimate)
-    return needed.host_total
+    return needed.host.total
 
 
 def host(name: str = "w1", *, room_for: float = 1) -> Worker:

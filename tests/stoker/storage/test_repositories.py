@@ -6,6 +6,7 @@ import pytest
 
 from stoker.domain.deployments import InstanceState
 from stoker.domain.keys import Role
+from stoker.domain.measured_memory import MeasuredMemory
 from stoker.domain.statuses import DeploymentProjection, InstanceProjection, Progress
 from stoker.domain.workers import WorkerState
 from stoker.storage.claims import ClaimLedger
@@ -16,6 +17,7 @@ from stoker.storage.keys import Keys
 from stoker.storage.projections import RowProjections
 from stoker.storage.workers import Workers
 from tests.builders import make_files, make_profile, make_request, make_spec, make_worker
+from tests.fakes.api import make_measured
 from tests.stoker.storage.conftest import Clock
 
 
@@ -82,6 +84,25 @@ def test_an_older_incarnation_changes_nothing(database: Database, clock: Clock) 
     with database.read() as session:
         (status,) = Instances(session, clock()).all(deployment="smol")
     assert (status.incarnation, status.state, status.port, status.pid) == (2, InstanceState.RUNNING, 4321, 99)
+
+
+def test_what_it_took_is_kept_while_it_runs(database: Database, clock: Clock) -> None:
+    def memory() -> MeasuredMemory | None:
+        with database.read() as session:
+            status = Instances(session, clock()).get("smol-aaaaa")
+        assert status is not None
+        return status.memory
+
+    rows = RowProjections(database, clock)
+    rows.put_instance(instance(state=InstanceState.RUNNING, memory=make_measured()))
+    assert memory() == make_measured()
+    rows.put_instance(instance(state=InstanceState.BACKOFF))
+    assert memory() is None
+    rows.put_instance(instance(state=InstanceState.RUNNING, memory=make_measured()))
+    with database.write() as session:
+        Workers(session, clock()).join(make_worker(name="w1"), credential_hash="", engine_secret="")
+    ClaimLedger(database, clock).place(make_request(instance_id="smol-aaaaa", incarnation=2))
+    assert memory() is None
 
 
 def test_since_when_is_kept_while_the_state_stays(database: Database, clock: Clock) -> None:

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from stoker.domain.claims import Claim, Snapshot
 from stoker.domain.deployments import CacheType, EngineOptions, Strategy
-from stoker.domain.estimation import MemoryEstimate, estimate
+from stoker.domain.estimation.estimate import estimate, whole
+from stoker.domain.estimation.types import MemoryEstimate
 from stoker.domain.models import ModelSource
 from stoker.domain.placement.place import claims_of, place, wakeable
 from stoker.domain.placement.types import Placement, Rule, Unplaceable
@@ -15,15 +16,16 @@ from stoker.domain.workers import Device, DeviceKind, Worker, WorkerState
 from tests.builders import make_device, make_files, make_profile, make_request, make_spec, make_worker
 
 
-def needs(kind: DeviceKind, options: EngineOptions | None = None) -> MemoryEstimate:
-    outcome = estimate(make_profile(), options or make_spec().options, kind)
+def needs(options: EngineOptions | None = None, split: tuple[int, ...] = ()) -> MemoryEstimate:
+    outcome = estimate(make_profile(), options or make_spec().options, split)
     assert isinstance(outcome, MemoryEstimate)
     return outcome
 
 
-CPU_SIZE = needs(DeviceKind.CPU).host_total
-GPU_SIZE = needs(DeviceKind.CUDA).device_total
-HOST_SIZE = needs(DeviceKind.CUDA).host_total
+CPU_SIZE = needs().host.total
+ON_GPU = needs(split=whole(make_profile()))
+GPU_SIZE = ON_GPU.devices[0].total
+HOST_SIZE = ON_GPU.host.total
 
 
 def cpu(total: int) -> Device:
@@ -140,7 +142,7 @@ def test_no_worker_at_all() -> None:
 
 
 def test_the_explanation_names_the_nearest_miss_and_what_would_fit() -> None:
-    smaller = needs(DeviceKind.CPU, EngineOptions(slots=1)).host_total
+    smaller = needs(EngineOptions(slots=1)).host.total
     fleet = snapshot(worker("near", cpu(smaller)), worker("far", cpu(1)))
     outcome = place(fleet, make_request())
     assert isinstance(outcome, Unplaceable)
@@ -150,7 +152,7 @@ def test_the_explanation_names_the_nearest_miss_and_what_would_fit() -> None:
 
 
 def test_every_suggestion_would_fit() -> None:
-    half = (CPU_SIZE + needs(DeviceKind.CPU, EngineOptions(slots=1)).host_total) // 2
+    half = (CPU_SIZE + needs(EngineOptions(slots=1)).host.total) // 2
     fleet = snapshot(worker("w", cpu(half)))
     outcome = place(fleet, make_request())
     assert isinstance(outcome, Unplaceable)

@@ -1,0 +1,40 @@
+"""`/api/v1/estimates`."""
+
+import asyncio
+
+from fastapi import APIRouter
+
+from api.deps import AdminDep, ApiContext, ContextDep
+from api.errors import STATUS_BY_CODE, ProblemError, refusals
+from api.inspection_calls import inspect_file
+from api.schemas.estimates import EstimateCreate, MemoryEstimateRead
+from stoker.domain.estimation.assessment import assess
+from stoker.domain.estimation.types import EstimateRefusal
+from stoker.domain.gguf import ModelProfile
+from stoker.domain.models import ModelFiles, ModelSource, SourceKind
+from stoker.model_source_error import ModelSourceError
+
+router = APIRouter(prefix="/estimates", tags=["estimates"])
+
+
+@router.post("", responses=refusals(401, 403, 413, 422, 502, 503))
+async def create_estimate(body: EstimateCreate, context: ContextDep, _: AdminDep) -> MemoryEstimateRead:
+    """How much memory a model would take, per device and on the host. Only its header is read; nothing is deployed."""
+    source, options = body.source(), body.engine_options()
+    files, profile = await _inspected(context, source)
+    outcome = await asyncio.to_thread(assess, profile, options, devices=body.devices, split=tuple(body.split or ()))
+    if isinstance(outcome, EstimateRefusal):
+        raise ProblemError("unsupported_model", outcome.message)
+    return MemoryEstimateRead.of(body.model, files, profile, options, outcome)
+
+
+async def _inspected(context: ApiContext, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
+    """The model's files and header: read here from the network, or by the workers from their disks."""
+    if source.kind is SourceKind.FILE:
+        found = await inspect_file(context.temporal, source)
+        return found.files, found.profile
+    try:
+        return await context.models.inspect(source)
+    except ModelSourceError as error:
+        code = error.code if error.code in STATUS_BY_CODE else "inspection_failed"
+        raise ProblemError(code, str(error)) from error

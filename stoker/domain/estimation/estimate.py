@@ -1,0 +1,199 @@
+"""The estimate: weights and cache as llama.cpp allocates them, compute as the peak of its graph allocator.
+
+Weights and cache are exact. Compute follows the formulae of compute.py, which were held against the engine for the
+architectures that tests/architectures.py and tests/published.py write: never more than 2 % too low.
+
+Weights are counted once. Where the CPU's kernels want them in another order (Q4_0, Q4_K and others), the engine keeps
+its own copy, and the pages of the mapped file are cache that the system takes back when it needs them.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+from stoker.domain.deployments import EngineOptions
+from stoker.domain.estimation.cache import CACHE_BLOCKS, CacheShape, cache_shape, layer_cache
+from stoker.domain.estimation.companions import with_draft, with_projector
+from stoker.domain.estimation.compute import COPIES, MicroBatch
+from stoker.domain.estimation.types import DeviceMemory, EstimateRefusal, HostMemory, MemoryEstimate
+from stoker.domain.gguf import ModelProfile, ProjectorProfile
+from stoker.domain.units import GIB, MIB
+from stoker.domain.workers import DeviceKind
+
+DEFAULT_CONTEXT = 8192  # tokens a slot, when neither the administrator nor the model asks for less
+MAX_DEVICES = 15  # llama.cpp's GGML_SCHED_MAX_BACKENDS, less the CPU
+
+PROMPT_CACHE = 256 * MIB  # --cache-ram: prompts kept in RAM when their slot is given to another
+PROCESS_OVERHEAD = 128 * MIB  # interpreter, library, threads: 40 MiB were measured at rest
+TOKENIZER_OVERHEAD = 512  # bytes a vocabulary entry: 160 to 220 were measured
+DRIVER_OVERHEAD = 512 * MIB  # RAM that an accelerator's driver takes in the process; not measured yet
+DEVICE_OVERHEAD = 1 * GIB  # driver context, kernels, pools: llama.cpp's own margin (--fit-target); not measured yet
+
+
+def whole(profile: ModelProfile) -> tuple[int]:
+    """The split that puts the whole model on one device."""
+    return (profile.block_count + 1,)
+
+
+def estimate(
+    profile: ModelProfile,
+    options: EngineOptions,
+    split: Sequence[int] = (),
+    kinds: Sequence[DeviceKind] = (),
+    *,
+    projector: ProjectorProfile | None = None,
+    draft: ModelProfile | None = None,
+) -> MemoryEstimate | EstimateRefusal:
+    """What the model needs with `options` when its layers are spread by `split`.
+
+    `split`: layers of each device in order, the output layer counted as one. They are the model's last; what they
+    leave stays on the host's CPU, as does everything when there are none. `kinds`: of the devices, CUDA where missing;
+    a CPU may be one of them, behind an RPC server. A `projector` and a `draft` model stand on the first device.
+    """
+    context = options.context_length or default_context(profile)
+    if (refusal := _refuse(profile, options, context, split)) is not None:
+        return refusal
+    if profile.no_flash_attention:
+        options = options.model_copy(update={"flash_attention": False})
+    found = _Model.of(profile, options, context).spread(split, kinds)
+    on_gpu = bool(split) and (not kinds or kinds[0] is not DeviceKind.CPU)
+    if projector is not None:
+        found = with_projector(found, projector, options, on_gpu=on_gpu)
+    if draft is not None:
+        beside = estimate(
+            draft, options.model_copy(update={"context_length": context}), whole(draft)[: len(split)], kinds
+        )
+        if isinstance(beside, EstimateRefusal):
+            return EstimateRefusal(message=f"the draft model: {beside.message}")
+        found = with_draft(found, beside)
+    return found
+
+
+def default_context(profile: ModelProfile) -> int:
+    """Tokens a slot when the administrator does not say: what the model was trained for, at most 8192."""
+    return min(profile.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+
+
+class _Model(NamedTuple):
+    """A model with its options, and what follows from them for all devices alike."""
+
+    profile: ModelProfile
+    options: EngineOptions
+    context: int  # tokens a slot
+    shape: CacheShape
+    cache: tuple[int, ...]  # bytes of each layer
+    batch: MicroBatch
+
+    @classmethod
+    def of(cls, profile: ModelProfile, options: EngineOptions, context: int) -> "_Model":
+        shape = cache_shape(profile, options, context)
+        batch = MicroBatch.of(profile, options, shape, context)
+        return cls(profile, options, context, shape, layer_cache(profile, options, shape), batch)
+
+    def spread(self, split: Sequence[int], kinds: Sequence[DeviceKind]) -> MemoryEstimate:
+        """With `split` layers on each device, and the layers before them on the host."""
+        first = self.profile.block_count + 1 - sum(split)  # layer on a device
+        pipelined = len(split) > 1 and first == 0
+        bounds = [first, *(first + layers for layers in accumulate(split))]
+        on_gpu = [kind is not DeviceKind.CPU for kind in kinds[: len(split)]]
+        on_gpu += [True] * (len(split) - len(on_gpu))
+        return MemoryEstimate(
+            context_length=self.context,
+            slots=self.options.slots,
+            devices=tuple(
+                self.on_device(start, end, on_gpu=gpu, pipelined=pipelined)
+                for (start, end), gpu in zip(pairwise(bounds), on_gpu, strict=True)
+            ),
+            host=self.on_host(first, any_gpu=any(on_gpu), pipelined=pipelined),
+            caution=self.profile.caution,
+        )
+
+    def on_device(self, start: int, end: int, *, on_gpu: bool, pipelined: bool) -> DeviceMemory:
+        """Layers `start` to `end`; the one after the last is the output."""
+        if start == end:
+            return DeviceMemory()
+        profile, batch = self.profile, self.batch
+        layers, output = profile.layers[start:end], end > profile.block_count
+        inputs = batch.inputs(layers)
+        taken = batch.between_devices(profile.layers, start, end) if start or pipelined else 0
+        weights = sum(layer.weights + on_gpu * layer.padding for layer in layers)
+        if layers:
+            weights += profile.shared_weights
+        if output:
+            weights += profile.output_weights + profile.tied_weights + on_gpu * profile.output_padding
+        return DeviceMemory(
+            layers=end - start,
+            weights=weights,
+            cache=sum(self.cache[start:end]),
+            compute=batch.peak(layers, output=output) + (COPIES if pipelined else 1) * (inputs + taken),
+            overhead=DEVICE_OVERHEAD if on_gpu else 0,
+        )
+
+    def on_host(self, first: int, *, any_gpu: bool, pipelined: bool) -> HostMemory:
+        """The layers before `first`, and what never leaves the host."""
+        profile, batch = self.profile, self.batch
+        layers, output = profile.layers[:first], first > profile.block_count
+        weights = profile.input_weights + sum(layer.weights for layer in layers)
+        compute = batch.inputs(profile.layers) * (COPIES if pipelined else 1)
+        overhead = PROCESS_OVERHEAD + TOKENIZER_OVERHEAD * profile.vocabulary + PROMPT_CACHE
+        if layers:
+            weights += profile.shared_weights + (profile.output_weights if output else 0)
+            compute += batch.peak(layers, output=output) + 3 * batch.residual
+            overhead += batch.converted(layers)
+        else:
+            compute += ((5 if pipelined else 2) + profile.encoder) * batch.residual
+        return HostMemory(
+            weights=weights,
+            cache=sum(self.cache[:first]),
+            compute=compute,
+            output=batch.results,
+            overhead=overhead + (DRIVER_OVERHEAD if any_gpu else 0),
+        )
+
+
+def _refuse(
+    profile: ModelProfile, options: EngineOptions, context: int, split: Sequence[int]
+) -> EstimateRefusal | None:
+    message = profile.unsupported or _context(profile, context) or _cache_type(profile, options)
+    return EstimateRefusal(message=message) if (message := message or _split(profile, split)) else None
+
+
+def _context(profile: ModelProfile, context: int) -> str:
+    if profile.context_length and context > profile.context_length:
+        return (
+            f"context_length {context} is more than the {profile.context_length} tokens that the model "
+            f"was trained for: ask for {profile.context_length} or less"
+        )
+    return ""
+
+
+def _cache_type(profile: ModelProfile, options: EngineOptions) -> str:
+    """What llama_init_from_model refuses."""
+    keys, values = options.cache_type, options.value_cache_type
+    lengths = (
+        ("keys", "cache_type", keys, {profile.key_length, profile.windowed_key_length}),
+        ("values", "cache_type_v", values, {profile.value_length, profile.windowed_value_length}),
+    )
+    for part, field, cache_type, found in lengths:
+        elements, _ = CACHE_BLOCKS[cache_type]
+        if uneven := [length for length in sorted(found) if length % elements]:
+            return (
+                f"{field} {cache_type} stores {elements} elements at once, and this model's {part} have {uneven[0]}: "
+                "ask for f16 or bf16"
+            )
+    if CACHE_BLOCKS[values][0] > 1 and profile.no_flash_attention:
+        return f"values of the type {values} need flash attention, which {profile.architecture} has not: ask for f16"
+    if CACHE_BLOCKS[values][0] > 1 and not options.flash_attention:
+        return f"values of the type {values} need flash attention: set flash_attention to true, or cache_type_v to f16"
+    if keys is not values and any(layer.attends and not layer.value_width for layer in profile.layers):
+        return f"{profile.architecture} works values out of its keys: cache_type_v must be {keys} too, and is {values}"
+    return ""
+
+
+def _split(profile: ModelProfile, split: Sequence[int]) -> str:
+    most = profile.block_count + 1
+    if len(split) > MAX_DEVICES:
+        return f"the split names {len(split)} devices: llama.cpp takes at most {MAX_DEVICES}"
+    if any(layers < 0 for layers in split) or sum(split) > most:
+        return f"the split is {','.join(map(str, split))}: layers a device, together at most {most} (with the output)"
+    return ""

@@ -1,0 +1,1 @@
+"""Models of many architectures as GGUF files that llama.cpp loads: true tensors and keys, no weights."""

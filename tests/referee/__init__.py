@@ -1,0 +1,1 @@
+"""What llama.cpp itself says that a model takes: the judge of our own estimates."""

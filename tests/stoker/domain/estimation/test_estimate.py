@@ -1,0 +1,411 @@
+"""The estimate as a whole: Llama 3.1 8B by hand, where everything lies, refusals, and what holds for every model."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stoker.domain.deployments import CacheType, EngineOptions
+from stoker.domain.estimation.compute import COPIES
+from stoker.domain.estimation.estimate import (
+    DEVICE_OVERHEAD,
+    DRIVER_OVERHEAD,
+    MAX_DEVICES,
+    PROCESS_OVERHEAD,
+    PROMPT_CACHE,
+    TOKENIZER_OVERHEAD,
+    default_context,
+    estimate,
+    whole,
+)
+from stoker.domain.estimation.types import DeviceMemory, EstimateRefusal, HostMemory, MemoryEstimate
+from stoker.domain.gguf import LayerShape, ModelProfile
+from stoker.domain.units import GIB, KIB, MIB
+from stoker.domain.workers import DeviceKind
+from tests.builders import make_layer, make_profile
+
+ACCELERATORS = [kind for kind in DeviceKind if kind is not DeviceKind.CPU]
+
+
+def estimated(
+    profile: ModelProfile,
+    options: EngineOptions | None = None,
+    split: tuple[int, ...] = (),
+    kinds: tuple[DeviceKind, ...] = (),
+) -> MemoryEstimate:
+    outcome = estimate(profile, options or EngineOptions(), split, kinds)
+    assert isinstance(outcome, MemoryEstimate), outcome
+    return outcome
+
+
+def refused(profile: ModelProfile, split: tuple[int, ...] = (), **options: Any) -> str:
+    outcome = estimate(profile, EngineOptions(**options), split)
+    assert isinstance(outcome, EstimateRefusal), outcome
+    return outcome.message
+
+
+# --- Llama 3.1 8B, 4 slots of 8192, worked by hand -----------------------------------------------------------
+
+INPUTS = 8 * MIB + 20 * KIB  # a mask of 512 x 8192 F16, 40 bytes a token
+ROW = 8 * MIB  # 512 rows of 4096 in F32
+WIDEST = 84 * MIB  # 512 x 3 x 14,336 in F32
+LAYERS = 32 * 125 * MIB
+RESULTS = 4 * 4 * 128_256
+AT_REST = PROCESS_OVERHEAD + PROMPT_CACHE + TOKENIZER_OVERHEAD * 128_256
+
+
+def test_on_one_gpu() -> None:
+    assert estimated(make_profile(), split=(33,)) == MemoryEstimate(
+        context_length=8192,
+        slots=4,
+        devices=(
+            DeviceMemory(
+                layers=33,
+                weights=LAYERS + 411 * MIB,
+                cache=4 * GIB,  # 128 KiB a token
+                compute=INPUTS + WIDEST + 3 * ROW,
+                overhead=DEVICE_OVERHEAD,
+            ),
+        ),
+        host=HostMemory(
+            weights=282 * MIB, compute=INPUTS + 2 * ROW, output=RESULTS, overhead=AT_REST + DRIVER_OVERHEAD
+        ),
+    )
+
+
+def test_on_the_cpu_alone() -> None:
+    assert estimated(make_profile()) == MemoryEstimate(
+        context_length=8192,
+        slots=4,
+        host=HostMemory(
+            weights=282 * MIB + LAYERS + 411 * MIB,
+            cache=4 * GIB,
+            compute=INPUTS + WIDEST + 6 * ROW,
+            output=RESULTS,
+            overhead=AT_REST + 2 * 512 * 14_336,  # activations once more, as F16
+        ),
+    )
+
+
+def test_on_two_gpus_in_a_pipeline() -> None:
+    found = estimated(make_profile(), split=(17, 16))
+    first, second = found.devices
+    assert (first.layers, first.weights, first.cache) == (17, 17 * 125 * MIB, 17 * 128 * MIB)
+    assert (second.layers, second.weights, second.cache) == (16, (15 * 125 + 411) * MIB, 15 * 128 * MIB)
+    assert first.compute == second.compute == COPIES * (INPUTS + ROW) + WIDEST + 3 * ROW
+    assert found.host.compute == COPIES * INPUTS + 5 * ROW
+    assert found.host.weights == 282 * MIB
+
+
+def test_layers_that_stay_on_the_host_end_the_pipeline() -> None:
+    found = estimated(make_profile(), split=(10, 10))
+    assert [device.layers for device in found.devices] == [10, 10]
+    for device in found.devices:  # no copies; what it takes in may be a row more
+        assert device.compute - (INPUTS + WIDEST + 3 * ROW) in (0, ROW)
+    assert (found.host.weights, found.host.cache) == ((282 + 13 * 125) * MIB, 13 * 128 * MIB)
+    assert found.host.compute == INPUTS + WIDEST + 6 * ROW
+
+
+def test_the_output_layer_alone() -> None:
+    found = estimated(make_profile(), split=(1,))
+    assert (found.devices[0].weights, found.devices[0].cache) == (411 * MIB, 0)
+    assert found.host.weights == 282 * MIB + LAYERS
+
+
+@pytest.mark.parametrize("kind", ACCELERATORS)
+def test_every_accelerator_is_estimated_alike(kind: DeviceKind) -> None:
+    assert estimated(make_profile(), split=(33,), kinds=(kind,)) == estimated(make_profile(), split=(33,))
+
+
+def test_a_cpu_behind_an_rpc_server_has_neither_padding_nor_a_driver() -> None:
+    padded = make_profile(layers=(make_layer(padding=MIB),) * 2, output_padding=MIB)
+    gpu, cpu = (estimated(padded, split=(3,), kinds=(kind,)) for kind in (DeviceKind.CUDA, DeviceKind.CPU))
+    assert gpu.devices[0].weights - cpu.devices[0].weights == 3 * MIB
+    assert (gpu.devices[0].overhead, cpu.devices[0].overhead) == (DEVICE_OVERHEAD, 0)
+    assert gpu.host.overhead - cpu.host.overhead == DRIVER_OVERHEAD
+    assert cpu.devices[0].cache == gpu.devices[0].cache
+
+
+def test_tied_embeddings_lie_beside_the_output_and_once_in_ram() -> None:
+    tied = make_profile(tied_weights=282 * MIB, output_weights=MIB)
+    assert estimated(tied, split=(33,)).devices[0].weights == LAYERS + 283 * MIB
+    assert estimated(tied, split=(33,)).host.weights == 282 * MIB
+    assert estimated(tied).host.weights == LAYERS + 283 * MIB
+    first, second = estimated(tied, split=(16, 17)).devices
+    assert (first.weights, second.weights) == (LAYERS // 2, LAYERS // 2 + 283 * MIB)
+
+
+def test_every_device_with_a_layer_has_the_rope_factors() -> None:
+    shared = make_profile(shared_weights=256)
+    found = estimated(shared, split=(16, 16, 1))
+    plain = estimated(make_profile(), split=(16, 16, 1))
+    assert [a.weights - b.weights for a, b in zip(found.devices, plain.devices, strict=True)] == [256, 256, 0]
+    assert found.host.weights == plain.host.weights
+    assert estimated(shared, split=(3,)).host.weights - estimated(make_profile(), split=(3,)).host.weights == 256
+
+
+def test_embedding_hands_a_result_of_every_token_over() -> None:
+    assert estimated(make_profile(), EngineOptions(embeddings=True)).host.output == 4 * 512 * (128_256 + 4096)
+
+
+def test_an_encoder_keeps_no_cache() -> None:
+    encoder = make_profile(
+        layers=(LayerShape(weights=MIB, heads=12, activations=3072),) * 12, encoder=True, pooling=True
+    )
+    assert estimated(encoder, split=(13,)).devices[0].cache == 0
+    assert (
+        estimated(encoder, split=(13,)).devices[0].compute < estimated(make_profile(), split=(33,)).devices[0].compute
+    )
+
+
+def test_grok_computes_without_flash_attention_whatever_is_asked_for() -> None:
+    grok = make_profile(no_flash_attention=True)
+    asked, off = (estimated(grok, EngineOptions(flash_attention=on), (33,)) for on in (True, False))
+    assert asked == off
+    assert asked == estimated(make_profile(), EngineOptions(flash_attention=False), (33,))
+
+
+def test_a_caution_is_handed_on() -> None:
+    assert estimated(make_profile(caution="it is novel")).caution == "it is novel"
+
+
+# --- the context ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "given"),
+    [(131_072, None, 8192), (2048, None, 2048), (0, None, 8192), (131_072, 131_072, 131_072), (0, 500_000, 500_000)],
+)
+def test_context(trained: int, asked: int | None, given: int) -> None:
+    profile = make_profile(context_length=trained)
+    assert estimated(profile, EngineOptions(context_length=asked)).context_length == given
+    assert default_context(profile) == (trained and min(trained, 8192)) or 8192
+
+
+# --- refusals ------------------------------------------------------------------------------------------
+
+
+def test_more_context_than_the_model_was_trained_for() -> None:
+    told = refused(make_profile(context_length=4096), context_length=8192)
+    assert told == (
+        "context_length 8192 is more than the 4096 tokens that the model was trained for: ask for 4096 or less"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "options", "field"),
+    [
+        ({"key_length": 80}, {"cache_type": "q8_0"}, "cache_type q8_0"),
+        ({"value_length": 80}, {"cache_type": "q8_0"}, "cache_type_v q8_0"),
+        ({"windowed_key_length": 80}, {"cache_type": "q8_0"}, "cache_type q8_0"),
+        ({"windowed_value_length": 80}, {"cache_type": "q8_0"}, "cache_type_v q8_0"),
+        ({"value_length": 80}, {"cache_type_v": "q4_0"}, "cache_type_v q4_0"),
+    ],
+)
+def test_a_quantised_cache_needs_whole_blocks(changed: dict[str, int], options: dict[str, str], field: str) -> None:
+    told = refused(make_profile(**changed), **options)
+    assert told.startswith(f"{field} stores 32 elements at once, and this model's ")
+    assert "80" in told
+    assert told.endswith("ask for f16 or bf16")
+    assert estimated(make_profile(**changed)).host.cache > 0
+
+
+def test_only_keys_or_values_may_be_quantised() -> None:
+    assert estimated(
+        make_profile(value_length=80), EngineOptions(cache_type=CacheType.Q8_0, cache_type_v=CacheType.F16)
+    )
+
+
+@pytest.mark.parametrize("options", [{"cache_type": "q8_0"}, {"cache_type_v": "q4_0"}])
+def test_quantised_values_need_flash_attention(options: dict[str, str]) -> None:
+    assert "need flash attention" in refused(make_profile(), flash_attention=False, **options)
+    assert "need flash attention" in refused(make_profile(no_flash_attention=True), **options)
+    assert estimated(make_profile(), EngineOptions.model_validate({"flash_attention": True} | options))
+
+
+def test_quantised_keys_do_not_need_it() -> None:
+    options = EngineOptions(flash_attention=False, cache_type=CacheType.Q8_0, cache_type_v=CacheType.F16)
+    assert estimated(make_profile(), options).host.cache > 0
+
+
+def test_compressed_keys_and_their_values_have_one_type() -> None:
+    latent = make_profile(layers=(make_layer(key_width=576, value_width=0),), key_length=576, value_length=512)
+    told = refused(latent, cache_type="f16", cache_type_v="q8_0")
+    assert "cache_type_v must be f16 too, and is q8_0" in told
+    assert estimated(latent, EngineOptions(cache_type=CacheType.Q8_0))
+
+
+def test_an_unsupported_model_says_why() -> None:
+    assert refused(make_profile(unsupported="it is a speech model")) == "it is a speech model"
+
+
+@pytest.mark.parametrize(
+    ("split", "told"),
+    [
+        ((34,), "the split is 34: layers a device, together at most 33 (with the output)"),
+        ((17, 17), "the split is 17,17: "),
+        ((34, -1), "the split is 34,-1: "),
+        ((1,) * (MAX_DEVICES + 1), f"the split names {MAX_DEVICES + 1} devices: llama.cpp takes at most {MAX_DEVICES}"),
+    ],
+)
+def test_splits_that_make_no_sense(split: tuple[int, ...], told: str) -> None:
+    assert refused(make_profile(), split).startswith(told)
+
+
+# --- what holds for every model --------------------------------------------------------------------
+
+blocks = st.integers(0, 64).map(lambda count: 32 * count)
+layer_shapes = st.builds(
+    LayerShape,
+    weights=st.integers(0, 2**32),
+    padding=st.integers(0, 2**16),
+    key_width=blocks,
+    value_width=blocks,
+    windowed=st.booleans(),
+    state=st.integers(0, 2**24),
+    heads=st.integers(0, 128),
+    query_width=st.integers(0, 2**16),
+    activations=st.integers(0, 2**18),
+)
+profiles = st.builds(
+    make_profile,
+    layers=st.lists(layer_shapes, min_size=1, max_size=8).map(tuple),
+    embedding_length=st.integers(1, 2**15),
+    vocabulary=st.integers(1, 2**18),
+    context_length=st.just(2**20),
+    sliding_window=st.integers(0, 2**13),
+    input_weights=st.integers(0, 2**33),
+    output_weights=st.integers(0, 2**33),
+    output_padding=st.integers(0, 2**16),
+    shared_weights=st.integers(0, 2**16),
+    tied_weights=st.integers(0, 2**33),
+    encoder=st.booleans(),
+    pooling=st.booleans(),
+)
+asked_options = st.builds(
+    EngineOptions,
+    context_length=st.integers(128, 2**17),
+    slots=st.integers(1, 256),
+    cache_type=st.sampled_from([CacheType.F32, CacheType.F16, CacheType.BF16]),
+    flash_attention=st.booleans(),
+    kv_unified=st.booleans(),
+    batch=st.integers(32, 4096),
+    micro_batch=st.integers(32, 4096),
+    embeddings=st.booleans(),
+)
+kinds = st.lists(st.sampled_from(DeviceKind), max_size=5).map(tuple)
+
+
+@st.composite
+def spread(draw: st.DrawFn) -> tuple[ModelProfile, tuple[int, ...]]:
+    """A model and a split of all or some of its layers; some devices may get none."""
+    profile = draw(profiles)
+    most = profile.block_count + 1
+    bounds = sorted(draw(st.lists(st.integers(0, most), max_size=5)))
+    return profile, tuple(end - start for start, end in pairwise(bounds)) + ((most - bounds[-1],) if bounds else ())
+
+
+def grows(smaller: MemoryEstimate, larger: MemoryEstimate) -> bool:
+    parts = zip((*smaller.devices, smaller.host), (*larger.devices, larger.host), strict=True)
+    return all(one.total <= other.total for one, other in parts)
+
+
+@given(spread(), asked_options, kinds, st.integers(1, 2**17))
+def test_more_context_never_needs_less(
+    model: tuple[ModelProfile, tuple[int, ...]], asked: EngineOptions, on: tuple[DeviceKind, ...], more: int
+) -> None:
+    profile, split = model
+    assert asked.context_length is not None
+    larger = asked.model_copy(update={"context_length": asked.context_length + more})
+    assert grows(estimated(profile, asked, split, on), estimated(profile, larger, split, on))
+
+
+@given(spread(), asked_options, kinds, st.integers(2, 8))
+def test_more_slots_never_need_less(
+    model: tuple[ModelProfile, tuple[int, ...]], asked: EngineOptions, on: tuple[DeviceKind, ...], factor: int
+) -> None:
+    profile, split = model
+    larger = asked.model_copy(update={"slots": asked.slots * factor})
+    assert grows(estimated(profile, asked, split, on), estimated(profile, larger, split, on))
+
+
+@given(spread(), asked_options, kinds, st.integers(0, 4096))
+def test_a_larger_micro_batch_never_needs_less(
+    model: tuple[ModelProfile, tuple[int, ...]], asked: EngineOptions, on: tuple[DeviceKind, ...], more: int
+) -> None:
+    profile, split = model
+    larger = asked.model_copy(update={"micro_batch": asked.micro_batch + more})
+    assert grows(estimated(profile, asked, split, on), estimated(profile, larger, split, on))
+
+
+@given(spread(), asked_options)
+def test_a_smaller_cache_type_needs_less_cache_and_nothing_else(
+    model: tuple[ModelProfile, tuple[int, ...]], asked: EngineOptions
+) -> None:
+    profile, split = model
+    found = [
+        estimated(profile, asked.model_copy(update={"flash_attention": True, "cache_type": cache_type}), split)
+        for cache_type in (CacheType.Q4_0, CacheType.Q4_1, CacheType.Q5_0, CacheType.Q8_0, CacheType.F16, CacheType.F32)
+    ]
+    for smaller, larger in pairwise(found):
+        parts = zip((*smaller.devices, smaller.host), (*larger.devices, larger.host), strict=True)
+        for one, other in parts:
+            assert one.cache <= other.cache
+            assert one.model_copy(update={"cache": 0}) == other.model_copy(update={"cache": 0})
+
+
+@given(spread(), asked_options, kinds)
+def test_every_weight_and_every_cache_lies_somewhere(
+    model: tuple[ModelProfile, tuple[int, ...]], asked: EngineOptions, on: tuple[DeviceKind, ...]
+) -> None:
+    profile, split = model
+    found = estimated(profile, asked, split, on)
+    first = profile.block_count + 1 - sum(split)
+    bounds = [first]
+    for count in split:
+        bounds.append(bounds[-1] + count)
+    weights = profile.input_weights + profile.output_weights + sum(layer.weights for layer in profile.layers)
+    # copies: rope factors wherever a layer is, embeddings beside an output that is not in RAM, a GPU's padding
+    weights += profile.shared_weights * (
+        (first > 0) + sum(start < min(end, profile.block_count) for start, end in pairwise(bounds))
+    )
+    weights += profile.tied_weights if first <= profile.block_count else 0
+    for index, (start, end) in enumerate(pairwise(bounds)):
+        if index >= len(on) or on[index] is not DeviceKind.CPU:
+            weights += sum(layer.padding for layer in profile.layers[start:end])
+            weights += profile.output_padding if start <= profile.block_count < end else 0
+    assert found.host.weights + sum(device.weights for device in found.devices) == weights
+    alone = estimated(profile, asked)
+    assert found.host.cache + sum(device.cache for device in found.devices) == alone.host.cache
+    assert [device.layers for device in found.devices] == list(split)
+
+
+@given(spread(), asked_options, kinds)
+def test_a_device_without_layers_needs_nothing(
+    model: tuple[ModelProfile, tuple[int, ...]], asked: EngineOptions, on: tuple[DeviceKind, ...]
+) -> None:
+    profile, split = model
+    for layers, device in zip(split, estimated(profile, asked, split, on).devices, strict=True):
+        assert (device == DeviceMemory()) == (layers == 0)
+
+
+@given(spread(), asked_options, kinds)
+def test_an_estimate_is_one(
+    model: tuple[ModelProfile, tuple[int, ...]], asked: EngineOptions, on: tuple[DeviceKind, ...]
+) -> None:
+    profile, split = model
+    found = estimated(profile, asked, split, on)
+    assert found == estimated(profile, asked, split, on)
+    assert MemoryEstimate.model_validate_json(found.model_dump_json()) == found
+    assert found.context_length == asked.context_length
+
+
+@given(profiles, asked_options)
+def test_more_devices_never_need_more_on_one_of_them(profile: ModelProfile, asked: EngineOptions) -> None:
+    """Of weights and cache; a pipeline's copies come on top."""
+    together = estimated(profile, asked, whole(profile)).devices[0]
+    for device in estimated(profile, asked, (1, profile.block_count)).devices:
+        assert device.weights <= together.weights
+        assert device.cache <= together.cache
