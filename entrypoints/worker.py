@@ -80,6 +80,8 @@ def _engine(settings: Settings) -> EngineProgram:
     chosen = choose_engine(worker.engine, llama_server=worker.llama_server, rpc_server=worker.rpc_server)
     for name, reason in chosen.passed_over.items():
         log.warning("engine_not_usable", engine=name, reason=reason, used_instead=chosen.name)
+    if chosen.rpc_problem:
+        log.warning("engine_without_rpc", engine=chosen.name, reason=chosen.rpc_problem)
     log.info("engine_chosen", engine=chosen.name, reason=chosen.reason, version=chosen.engine.describe().version)
     return chosen.engine
 

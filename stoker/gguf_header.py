@@ -10,13 +10,17 @@ docs/adr/0013-own-bounded-gguf-reader.md says why it is our own.
 import math
 import struct
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from gguf import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType, LlamaFileType
 
 from stoker.byte_source import ByteSource
 from stoker.domain.architectures.describe import describe
-from stoker.domain.gguf import Header, MetadataArray, MetadataValue, ModelProfile, TensorInfo
+from stoker.domain.architectures.projector import describe_projector
+from stoker.domain.gguf import Header, MetadataArray, MetadataValue, ModelProfile, ProjectorProfile, TensorInfo
+
+T = TypeVar("T")
 
 READER_VERSION = 1  # of what a Header holds: raise it with every change, so that no cached one of before is taken
 
@@ -74,10 +78,18 @@ def read_profile(sources: Sequence[ByteSource]) -> ModelProfile:
 
 def profile_of(headers: Sequence[Header]) -> ModelProfile:
     """The model that these headers describe: of one file, or of all its shards in order. Raises GGUFError."""
+    return _described(headers, lambda metadata, tensors: describe(metadata, tensors, _file_type(metadata)))
+
+
+def projector_of(headers: Sequence[Header]) -> ProjectorProfile:
+    """The multimodal projector (mmproj) that these headers describe. Raises GGUFError."""
+    return _described(headers, describe_projector)
+
+
+def _described(headers: Sequence[Header], describe: Callable[[Mapping[str, MetadataValue], list[TensorInfo]], T]) -> T:
     _check_shards(headers)
-    metadata, tensors = headers[0].metadata, [tensor for header in headers for tensor in header.tensors]
     try:
-        return describe(metadata, tensors, _file_type(metadata))
+        return describe(headers[0].metadata, [tensor for header in headers for tensor in header.tensors])
     except ValueError as error:
         raise GGUFError("invalid_gguf", str(error)) from error
 

@@ -8,10 +8,11 @@ import asyncio
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from huggingface_hub import (
     CachedRevisionInfo,
@@ -27,15 +28,17 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, but untyped there
 
 from stoker.byte_source import FileSource
-from stoker.domain.gguf import Header, ModelProfile
+from stoker.domain.gguf import Header, ModelProfile, ProjectorProfile
 from stoker.domain.models import ModelFile, ModelFiles, ModelSource, SourceKind
 from stoker.domain.quantisation import AmbiguousFile, NoSuchFile, select_file
-from stoker.gguf_header import Allowance, GGUFError, profile_of, read_header, read_profile
+from stoker.gguf_header import Allowance, GGUFError, profile_of, projector_of, read_header
 from stoker.header_cache import CachedHeader, HeaderCache
 from stoker.hub_errors import HUB_FAILURES, hub_error
 from stoker.model_source_error import ModelSourceError
 from stoker.range_source import FIRST_BLOCK, SHARD_BLOCK, RangeSource, ranged, read_range
 from stoker.shard_reading import side_by_side
+
+T = TypeVar("T")
 
 LISTING_SECONDS = 5.0
 """For so long a repository's file list is taken as read before: who tries several options asks the hub once."""
@@ -74,28 +77,35 @@ class HuggingFaceHub:
 
         With HF_HUB_OFFLINE set, what this host's cache holds is all the hub there is. Raises ModelSourceError.
         """
+        return await self._in_thread(source, profile_of)
+
+    async def inspect_projector(self, source: ModelSource) -> ProjectorProfile:
+        """The multimodal projector that `source` names, by its header. Raises ModelSourceError."""
+        return (await self._in_thread(source, projector_of))[1]
+
+    async def _in_thread(self, source: ModelSource, described: Callable[[Sequence[Header]], T]) -> tuple[ModelFiles, T]:
         if source.kind is not SourceKind.HUB:
             raise ValueError(f"{source} is no hub source: only a worker can read it")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._inspect, source)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._inspect, source, described)
 
-    def _inspect(self, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
+    def _inspect(self, source: ModelSource, described: Callable[[Sequence[Header]], T]) -> tuple[ModelFiles, T]:
         try:
-            return self._inspect_cached(source) if constants.is_offline_mode() else self._inspect_remote(source)
+            files, headers = self._read_cached(source) if constants.is_offline_mode() else self._read_remote(source)
+            return files, described(headers)
         except GGUFError as error:
             raise ModelSourceError(error.code, f"{source}: {error}") from error
         except HUB_FAILURES as error:
             raise hub_error(error, repo=source.repo, endpoint=self._endpoint, asker="server") from error
 
-    def _inspect_remote(self, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
+    def _read_remote(self, source: ModelSource) -> tuple[ModelFiles, list[Header]]:
         deadline = time.monotonic() + self._timeout_seconds
-        revision, available = self._listing(source.repo)
-        files = _choose(source, revision, available)
-        allowance = Allowance()
+        files = self._resolve(source)
+        revision, allowance = files.revision, Allowance()
 
         def header(index: int) -> Header:
             return self._header(source.repo, revision, files.files[index], allowance, deadline, first=index == 0)
 
-        return files, profile_of(side_by_side(header, len(files.files)))
+        return files, side_by_side(header, len(files.files))
 
     def _header(
         self, repo: str, revision: str, file: ModelFile, allowance: Allowance, deadline: float, *, first: bool
@@ -126,16 +136,18 @@ class HuggingFaceHub:
         self._headers.put(key, CachedHeader(header, file.size))
         return header
 
-    def _listing(self, repo: str) -> tuple[str, dict[str, ModelFile]]:
-        """`_list_files`, or what it answered a moment ago."""
-        read_at, listing = self._listings.get(repo, (float("-inf"), None))
-        if listing is None or time.monotonic() - read_at > LISTING_SECONDS:
-            listing = self._list_files(repo)
-            self._listings[repo] = time.monotonic(), listing
-            self._listings.move_to_end(repo)
-            while len(self._listings) > _LISTINGS:
-                self._listings.popitem(last=False)
-        return listing
+    def _resolve(self, source: ModelSource) -> ModelFiles:
+        """The source's files by the list of a moment ago or, where that is old or lacks them, by a new one."""
+        read_at, listing = self._listings.get(source.repo, (float("-inf"), None))
+        if listing is not None and time.monotonic() - read_at <= LISTING_SECONDS:
+            with suppress(ModelSourceError):
+                return _choose(source, *listing)
+        listing = self._list_files(source.repo)
+        self._listings[source.repo] = time.monotonic(), listing
+        self._listings.move_to_end(source.repo)
+        while len(self._listings) > _LISTINGS:
+            self._listings.popitem(last=False)
+        return _choose(source, *listing)
 
     def _list_files(self, repo: str) -> tuple[str, dict[str, ModelFile]]:
         """The newest commit and its GGUF files by name. Raises HUB_FAILURES."""
@@ -151,7 +163,7 @@ class HuggingFaceHub:
             raise FileMetadataError(f"the hub's answer about {repo}: {error}") from error
         return info.sha, {file.path: file for file in found}
 
-    def _inspect_cached(self, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
+    def _read_cached(self, source: ModelSource) -> tuple[ModelFiles, list[Header]]:
         """Takes the branch `main` as it was last seen, or else the newest revision that holds what is asked for."""
         refusal: ModelSourceError | None = None
         for revision in self._cached_revisions(source.repo):
@@ -168,7 +180,8 @@ class HuggingFaceHub:
                 continue
             with ExitStack() as stack:
                 opened = [stack.enter_context(FileSource(paths[file.path].file_path)) for file in files.files]
-                return files, read_profile(opened)
+                allowance = Allowance()
+                return files, [read_header(file, allowance) for file in opened]
         raise refusal or OfflineModeIsEnabled(source.repo)
 
     def _cached_revisions(self, repo: str) -> list[CachedRevisionInfo]:

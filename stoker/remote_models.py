@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stoker.domain.gguf import ModelProfile
+from stoker.domain.gguf import ModelProfile, ProjectorProfile
 from stoker.domain.models import ModelFiles, ModelSource, SourceKind
 from stoker.header_cache import HeaderCache
 from stoker.hub import HuggingFaceHub
@@ -17,7 +17,14 @@ class RemoteModels:
 
     async def inspect(self, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
         """Resolves a source to files and reads only their headers. Raises ModelSourceError."""
-        return await (self._urls if source.kind is SourceKind.URL else self._hub).inspect(source)
+        return await self._of(source).inspect(source)
+
+    async def inspect_projector(self, source: ModelSource) -> ProjectorProfile:
+        """The multimodal projector that `source` names, by its header. Raises ModelSourceError."""
+        return await self._of(source).inspect_projector(source)
+
+    def _of(self, source: ModelSource) -> UrlModels | HuggingFaceHub:
+        return self._urls if source.kind is SourceKind.URL else self._hub
 
 
 def remote_models(

@@ -3,20 +3,23 @@
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
+from typing import TypeVar
 
 import httpx2
 
-from stoker.domain.gguf import Header, ModelProfile
+from stoker.domain.gguf import Header, ModelProfile, ProjectorProfile
 from stoker.domain.models import ModelFile, ModelFiles, ModelSource, SourceKind, shard_names
-from stoker.gguf_header import Allowance, GGUFError, profile_of, read_header
+from stoker.gguf_header import Allowance, GGUFError, profile_of, projector_of, read_header
 from stoker.header_cache import CachedHeader, HeaderCache
 from stoker.model_source_error import ModelSourceError
 from stoker.public_web import PublicWeb
 from stoker.range_source import FIRST_BLOCK, SHARD_BLOCK, RangeSource, ranged, read_range
 from stoker.shard_reading import side_by_side
+
+T = TypeVar("T")
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19})")
 
@@ -37,11 +40,18 @@ class UrlModels:
 
     async def inspect(self, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
         """The file, or all shards given the first, and what their headers say. Raises ModelSourceError."""
+        return await self._in_thread(source, profile_of)
+
+    async def inspect_projector(self, source: ModelSource) -> ProjectorProfile:
+        """The multimodal projector that `source` names, by its header. Raises ModelSourceError."""
+        return (await self._in_thread(source, projector_of))[1]
+
+    async def _in_thread(self, source: ModelSource, described: Callable[[Sequence[Header]], T]) -> tuple[ModelFiles, T]:
         if source.kind is not SourceKind.URL:
             raise ValueError(f"{source} is no web address")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._inspect, source)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._inspect, source, described)
 
-    def _inspect(self, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
+    def _inspect(self, source: ModelSource, described: Callable[[Sequence[Header]], T]) -> tuple[ModelFiles, T]:
         deadline = time.monotonic() + self._timeout_seconds
         allowance = Allowance()
         try:
@@ -51,11 +61,11 @@ class UrlModels:
         try:
             with PublicWeb(allow_private=self._allow_private) as web:
                 read = side_by_side(lambda index: self._header(web, urls[index], index, allowance, deadline), len(urls))
-            profile = profile_of([entry.header for entry in read])
+            found = described([entry.header for entry in read])
         except GGUFError as error:
             raise ModelSourceError(error.code, f"{source}: {error}") from error
         files = tuple(ModelFile(path=url, size=entry.size) for url, entry in zip(urls, read, strict=True))
-        return ModelFiles(source=source, files=files), profile
+        return ModelFiles(source=source, files=files), found
 
     def _header(self, web: PublicWeb, url: str, index: int, allowance: Allowance, deadline: float) -> CachedHeader:
         block = SHARD_BLOCK if index else FIRST_BLOCK

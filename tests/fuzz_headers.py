@@ -5,8 +5,9 @@
 The seeds are the headers of all tiny models of tests/architectures, a sharded one, a projector, and files that are
 wrong on purpose. They are damaged in two ways: byte by byte (bits, cuts, lengths and counts of all sizes, pieces of
 other seeds), and by meaning (a key's value, a tensor's shape or type is another), which leads deeper. Whatever the
-header says, only these may come of it: GGUFError, or a profile that can be estimated; within SECONDS; and never with
-more than MEMORY beside its own bytes. The last line is JSON; the exit code is 1 where something was found.
+header says, only these may come of it: GGUFError, or a profile of which an estimate or its refusal can be made; within
+SECONDS; and never with more than MEMORY beside its own bytes. The last line is JSON; the exit code is 1 where something
+was found.
 """
 
 import argparse
@@ -28,8 +29,8 @@ from typing import Any
 
 from stoker.domain.deployments import CacheType, EngineOptions
 from stoker.domain.estimation.assessment import assess
-from stoker.domain.gguf import ModelProfile
-from stoker.gguf_header import Allowance, GGUFError, profile_of, read_header
+from stoker.domain.gguf import ModelProfile, ProjectorProfile
+from stoker.gguf_header import Allowance, GGUFError, profile_of, projector_of, read_header
 from stoker.header_cache import CachedHeader, HeaderCache
 from tests.architectures.catalogue import DECODERS, EMBEDDERS
 from tests.architectures.gguf_file import Metadata, Tensor, gguf_header
@@ -66,9 +67,10 @@ class Fuzzer:
     def __init__(self, seed: int, keep: Path) -> None:
         self._random = random.Random(seed)  # noqa: S311  the same seed does the same
         self._keep = keep
-        self._sketches = [_small(make()) for make in (DECODERS | EMBEDDERS).values()]
+        self._sketches = [_small(make()) for make in (DECODERS | EMBEDDERS).values()] + [_projector()] * 3
         self._seeds = [gguf_header(sketch.metadata, sketch.tensors(uniform("Q8_0")))[0] for sketch in self._sketches]
-        self._seeds += [_clip(), b"GGUF" + struct.pack("<IQQ", 3, 0, 0), b""]
+        self._seeds += [b"GGUF" + struct.pack("<IQQ", 3, 0, 0), b""]
+        self._model = profile_of([read_header(Bytes(self._seeds[0], 2**40))])
         self._cache = HeaderCache(None)
         self.executions = 0
         self.count: Counter[str] = Counter()
@@ -110,15 +112,22 @@ class Fuzzer:
             headers = [read_header(file, allowance) for file in files]
             kept = CachedHeader(headers[0], files[0].size)
             self._cache.put("header", kept)
+            if headers[0].metadata.get("general.architecture") == "clip":
+                projector = projector_of(headers)
+                self._assess(self._model, projector, None)
+                return "projector"
             profile = profile_of(headers)
         except GGUFError as error:
             if len(str(error)) > 2000:
                 raise FindingError(f"a message of {len(str(error))} letters") from error
             return error.code
-        self._assess(ModelProfile.model_validate_json(profile.model_dump_json()))
+        profile = ModelProfile.model_validate_json(profile.model_dump_json())
+        self._assess(profile, None, None)
+        if self._random.random() < 0.1:
+            self._assess(self._model, None, profile)
         return "profile"
 
-    def _assess(self, profile: ModelProfile) -> None:
+    def _assess(self, profile: ModelProfile, projector: ProjectorProfile | None, draft: ModelProfile | None) -> None:
         options = EngineOptions(
             context_length=self._random.choice([None, 128, 4096, 16_777_216]),
             slots=self._random.choice([1, 4, 256]),
@@ -126,7 +135,8 @@ class Fuzzer:
             flash_attention=self._random.random() < 0.8,
             kv_unified=self._random.random() < 0.2,
         )
-        assess(profile, options, devices=self._random.choice([0, 1, 1, 2]))
+        devices = self._random.choice([0, 1, 1, 2])
+        assess(profile, options, devices=devices, projector=projector, draft=draft)
 
     # --- damage -------------------------------------------------------------------------------------------------------
 
@@ -246,10 +256,21 @@ def _small(sketch: Sketch) -> Sketch:
     return sketch
 
 
-def _clip() -> bytes:
-    name = b"general.architecture"
-    key = struct.pack("<Q", len(name)) + name + struct.pack("<IQ", 8, 4) + b"clip"
-    return b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + key
+def _projector() -> Sketch:
+    """A multimodal projector of pictures and sounds."""
+    sketch = Sketch("clip", 64, 0)
+    sketch.metadata = {"general.architecture": "clip", "general.type": "mmproj", "clip.projector_type": "mlp"}
+    for part in ("vision", "audio"):
+        sketch.metadata[f"clip.has_{part}_encoder"] = True
+        for name, value in {"block_count": 2, "embedding_length": 64, "feed_forward_length": 128}.items():
+            sketch.metadata[f"clip.{part}.{name}"] = value
+        sketch.metadata[f"clip.{part}.attention.head_count"] = 4
+    sketch.metadata |= {"clip.vision.image_size": 224, "clip.vision.patch_size": 14, "clip.audio.num_mel_bins": 128}
+    sketch.block = "v.blk.0."
+    sketch.attention(4, 4, 16)
+    sketch.block = ""
+    sketch.add("mm.0", 64, 64)
+    return sketch
 
 
 @contextmanager

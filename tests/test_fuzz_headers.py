@@ -20,8 +20,8 @@ def test_what_should_not_happen_is_found(tmp_path: Path, monkeypatch: pytest.Mon
     def broken(_: list[Header]) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("tests.fuzz_headers.profile_of", broken)
     fuzzer = Fuzzer(seed=3, keep=tmp_path)
+    monkeypatch.setattr("tests.fuzz_headers.profile_of", broken)
     fuzzer.run(executions=50)
     assert len(fuzzer.findings) == 1
     assert fuzzer.findings[0].startswith("ZeroDivisionError in test_fuzz_headers.py")

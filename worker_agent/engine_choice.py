@@ -25,10 +25,14 @@ class Candidate(Value):
 
 
 class ChosenEngine:
-    """An engine and why it is used. `passed_over`: what could not be used, and why, by name."""
+    """An engine and why it is used. `passed_over`: what could not be used, and why, by name.
+
+    `rpc_problem`: why an administrator's own engine takes no part in RPC groups although it has a ggml-rpc-server.
+    """
 
     def __init__(self, engine: EngineProgram, name: str, reason: str, passed_over: Mapping[str, str]) -> None:
         self.engine, self.name, self.reason, self.passed_over = engine, name, reason, dict(passed_over)
+        self.rpc_problem = engine.rpc_problem if isinstance(engine, NativeEngine) else ""
 
 
 def by_preference(candidates: Sequence[Candidate]) -> list[Candidate]:

@@ -161,9 +161,10 @@ def _environment_for_trial(host: BuildHost, backend: Backend, stubs: Path) -> di
     They then see no GPU. Only for a machine without one: the stand-in would come before the real driver.
     """
     environment = engine_environment(os.environ)
-    stub = Path(host.nvcc).parent.parent / "lib64" / "stubs" / "libcuda.so"
-    if backend is Backend.CUDA and not host.nvidia_gpus and stub.is_file():
-        (stubs / "libcuda.so.1").symlink_to(stub)
+    toolkits = (Path(host.nvcc).parent.parent, Path("/usr/local/cuda"))
+    found = [path for toolkit in toolkits if (path := toolkit / "lib64" / "stubs" / "libcuda.so").is_file()]
+    if backend is Backend.CUDA and not host.nvidia_gpus and found:
+        (stubs / "libcuda.so.1").symlink_to(found[0])
         paths = [environment.get("LD_LIBRARY_PATH", ""), str(stubs)]
         environment["LD_LIBRARY_PATH"] = ":".join(path for path in paths if path)
     return environment

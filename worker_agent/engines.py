@@ -7,13 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-import structlog
-
 from stoker.domain.workers import Engine, EngineKind
 from worker_agent.engine_programs import EngineError, ask_devices, ask_version, engine_environment
 from worker_agent.rpc_probe import RpcProbeError, ask_rpc_protocol
-
-log = structlog.get_logger()
 
 RPC_SERVER = "ggml-rpc-server"
 
@@ -52,7 +48,8 @@ class BundledEngine:
 class NativeEngine:
     """A llama-server of its own, installed by us or an administrator's. Asks the program what it is, once.
 
-    `path` is its llama-server; `rpc_server` its ggml-rpc-server, None where it has none that answers.
+    `path` is its llama-server; `rpc_server` its ggml-rpc-server, None where it has none that answers; `rpc_problem`:
+    why the one that is there does not.
     """
 
     def __init__(self, path: Path, *, rpc_server: Path | None = None, rpc_protocol: str = "") -> None:
@@ -69,6 +66,7 @@ class NativeEngine:
         self.device_names = ask_devices(path, environment)
         beside = path.with_name(RPC_SERVER)
         self.rpc_server = rpc_server or (beside if os.access(beside, os.X_OK) else None)
+        self.rpc_problem = ""
         self._rpc_protocol = rpc_protocol
         if self.rpc_server is not None and not rpc_protocol:
             try:
@@ -76,8 +74,7 @@ class NativeEngine:
             except RpcProbeError as error:
                 if rpc_server is not None:
                     raise EngineError(f"RPC server {error}") from error
-                log.warning("engine_without_rpc", engine=str(path), reason=str(error))
-                self.rpc_server = None
+                self.rpc_server, self.rpc_problem = None, str(error)
 
     def describe(self) -> Engine:
         """Its version is what `llama-server --version` says: version, build number and commit."""

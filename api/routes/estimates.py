@@ -1,16 +1,19 @@
 """`/api/v1/estimates`."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from fastapi import APIRouter
 
 from api.deps import AdminDep, ApiContext, ContextDep
 from api.errors import STATUS_BY_CODE, ProblemError, refusals
 from api.inspection_calls import inspect_file
+from api.schemas.deployments import checked_source
 from api.schemas.estimates import EstimateCreate, MemoryEstimateRead
 from stoker.domain.estimation.assessment import assess
 from stoker.domain.estimation.types import EstimateRefusal
-from stoker.domain.gguf import ModelProfile
+from stoker.domain.gguf import ModelProfile, ProjectorProfile
 from stoker.domain.models import ModelFiles, ModelSource, SourceKind
 from stoker.model_source_error import ModelSourceError
 
@@ -22,7 +25,15 @@ async def create_estimate(body: EstimateCreate, context: ContextDep, _: AdminDep
     """How much memory a model would take, per device and on the host. Only its header is read; nothing is deployed."""
     source, options = body.source(), body.engine_options()
     files, profile = await _inspected(context, source)
-    outcome = await asyncio.to_thread(assess, profile, options, devices=body.devices, split=tuple(body.split or ()))
+    outcome = await asyncio.to_thread(
+        assess,
+        profile,
+        options,
+        devices=body.devices,
+        split=tuple(body.split or ()),
+        projector=await _projector(context, checked_source(body.projector)) if body.projector else None,
+        draft=(await _inspected(context, checked_source(body.draft)))[1] if body.draft else None,
+    )
     if isinstance(outcome, EstimateRefusal):
         raise ProblemError("unsupported_model", outcome.message)
     return MemoryEstimateRead.of(body.model, files, profile, options, outcome)
@@ -33,8 +44,25 @@ async def _inspected(context: ApiContext, source: ModelSource) -> tuple[ModelFil
     if source.kind is SourceKind.FILE:
         found = await inspect_file(context.temporal, source)
         return found.files, found.profile
-    try:
+    with _as_problems():
         return await context.models.inspect(source)
+
+
+async def _projector(context: ApiContext, source: ModelSource) -> ProjectorProfile:
+    if source.kind is SourceKind.FILE:
+        raise ProblemError(
+            "invalid_request",
+            f"projector: {source} lies on a disk, and workers read models only: name one on the hub or the web, "
+            "or ask `stoker estimate --mmproj` where the file is",
+        )
+    with _as_problems():
+        return await context.models.inspect_projector(source)
+
+
+@contextmanager
+def _as_problems() -> Iterator[None]:
+    try:
+        yield
     except ModelSourceError as error:
         code = error.code if error.code in STATUS_BY_CODE else "inspection_failed"
         raise ProblemError(code, str(error)) from error

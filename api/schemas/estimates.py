@@ -40,10 +40,18 @@ class EstimateCreate(BaseModel):
         description="Instead of `devices`: layers of each device in order, the output layer counted as one.",
     )
 
-    @field_validator("model")
+    projector: Annotated[str, Field(max_length=4096)] | None = Field(
+        default=None, description="A multimodal projector (mmproj) beside the model: hf:ORG/REPO/FILE.gguf or https:."
+    )
+    draft: Annotated[str, Field(max_length=4096)] | None = Field(
+        default=None, description="A draft model beside it, for speculative decoding: a source as `model`."
+    )
+
+    @field_validator("model", "projector", "draft")
     @classmethod
-    def _is_source(cls, value: str) -> str:
-        checked_source(value)
+    def _is_source(cls, value: str | None) -> str | None:
+        if value is not None:
+            checked_source(value)
         return value
 
     @model_validator(mode="after")

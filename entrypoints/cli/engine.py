@@ -83,6 +83,8 @@ def list_engines(output: OutputOption = "table") -> None:
         return
     show(engines_table(engines))
     typer.echo(f"A worker that starts here uses {chosen.name}: {chosen.reason}.", err=True)
+    if chosen.rpc_problem:
+        typer.echo(f"{chosen.name} serves no RPC: {chosen.rpc_problem}", err=True)
     for name, reason in chosen.passed_over.items():
         typer.echo(f"{name} cannot be used: {reason}", err=True)
 

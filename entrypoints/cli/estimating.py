@@ -11,8 +11,9 @@ from entrypoints.cli.flags import OutputOption, ServerOption, asynchronous
 
 if TYPE_CHECKING:
     from api.schemas.estimates import EstimateCreate, MemoryEstimateRead
-    from stoker.domain.gguf import ModelProfile
+    from stoker.domain.gguf import ModelProfile, ProjectorProfile
     from stoker.domain.models import ModelFiles, ModelSource
+    from stoker.remote_models import RemoteModels
 
 OPTION_FLAGS = {
     "context_length": "--ctx",
@@ -27,9 +28,13 @@ OPTION_FLAGS = {
 }
 """What the engine's options are called here: as in llama.cpp, where it has them."""
 
-_FIELD_NAMES = {"model": "SOURCE", "devices": "--devices", "split": "--split"} | {
-    f"options.{name}": flag for name, flag in OPTION_FLAGS.items()
-}
+_FIELD_NAMES = {
+    "model": "SOURCE",
+    "devices": "--devices",
+    "split": "--split",
+    "projector": "--mmproj",
+    "draft": "--draft",
+} | {f"options.{name}": flag for name, flag in OPTION_FLAGS.items()}
 
 
 @asynchronous
@@ -56,6 +61,12 @@ async def estimate(
     ] = None,
     split: Annotated[
         str | None, typer.Option(metavar="16,15", help="Layers of each device, the output layer counted as one.")
+    ] = None,
+    mmproj: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="A multimodal projector beside the model.")
+    ] = None,
+    draft: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="A draft model beside it, for speculative decoding.")
     ] = None,
     output: OutputOption = "table",
     server: ServerOption = None,
@@ -84,6 +95,8 @@ async def estimate(
         "options": _given(options) or None,
         "devices": devices,
         "split": _layers(split),
+        "projector": _written_out(mmproj) if mmproj is not None else None,
+        "draft": _written_out(draft) if draft is not None else None,
     }
     question = _question(_given(wanted))
     if _is_elsewhere(question.source(), named_as_file=source.startswith("file:")):
@@ -158,6 +171,7 @@ async def _asked(question: "EstimateCreate", server: str | None) -> "MemoryEstim
 
 
 async def _estimated_here(question: "EstimateCreate") -> "MemoryEstimateRead":
+    from api.schemas.deployments import checked_source
     from api.schemas.estimates import MemoryEstimateRead
     from entrypoints.cli.refusals import EXIT_CODES
     from stoker.domain.estimation.assessment import assess
@@ -166,11 +180,14 @@ async def _estimated_here(question: "EstimateCreate") -> "MemoryEstimateRead":
 
     try:
         files, profile = await _inspected(question.source())
+        projector = await _projector(checked_source(question.projector)) if question.projector else None
+        draft = (await _inspected(checked_source(question.draft)))[1] if question.draft else None
     except ModelSourceError as error:
         message = str(error).replace("on the server", "here")
         raise CliError(message, code=EXIT_CODES.get(error.code, ExitCode.FAILED)) from error
     options = question.engine_options()
-    outcome = assess(profile, options, devices=question.devices, split=question.split or ())
+    split = question.split or ()
+    outcome = assess(profile, options, devices=question.devices, split=split, projector=projector, draft=draft)
     if isinstance(outcome, EstimateRefusal):
         raise CliError(outcome.message)
     return MemoryEstimateRead.of(question.model, files, profile, options, outcome)
@@ -184,13 +201,26 @@ async def _inspected(source: "ModelSource") -> "tuple[ModelFiles, ModelProfile]"
 
         return inspect_here(source)
 
+    return await _remote().inspect(source)
+
+
+async def _projector(source: "ModelSource") -> "ProjectorProfile":
+    from stoker.domain.models import SourceKind
+
+    if source.kind is SourceKind.FILE:
+        from stoker.local_models import inspect_projector_here
+
+        return inspect_projector_here(source)
+    return await _remote().inspect_projector(source)
+
+
+def _remote() -> "RemoteModels":
     from entrypoints.cli.settings_flags import settings_from
     from entrypoints.data_folder import header_cache
     from stoker.remote_models import remote_models
 
     settings = settings_from({})
-    models = remote_models(header_cache(settings), allow_private_urls=settings.urls.allow_private)
-    return await models.inspect(source)
+    return remote_models(header_cache(settings), allow_private_urls=settings.urls.allow_private)
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:

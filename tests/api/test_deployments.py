@@ -127,6 +127,9 @@ async def test_a_patch_changes_only_what_it_names(api: Api, cluster: Cluster, ti
         "context_length": None,  # null is a value of this option: what Stoker chooses
         "batch": 256,
         "cache_type": "f16",
+        "cache_type_v": None,
+        "flash_attention": True,
+        "kv_unified": False,
         "micro_batch": 512,
         "threads": None,
         "embeddings": False,
@@ -146,8 +149,9 @@ async def test_a_patch_changes_only_what_it_names(api: Api, cluster: Cluster, ti
         ({"name": "other"}, "name", "not permitted"),
         ({"options": {"slotz": 4}}, "options.slotz", "not permitted"),
         ({"options": {"slots": 0}}, "options.slots", "greater than or equal to 1"),
-        ({"options": {"cache_type": "q3"}}, "options.cache_type", "'f16', 'bf16', 'q8_0' or 'q4_0'"),
-        ({"model": "ftp:/x.gguf"}, "model", "write file:/path/to/model.gguf or hf:ORG/REPO"),
+        ({"options": {"cache_type": "q3"}}, "options.cache_type", "'f32', 'f16', 'bf16', 'q8_0', "),
+        ({"model": "ftp:/x.gguf"}, "model", "write file:/path/to/model.gguf, hf:ORG/REPO"),
+        ({"model": "https://h.test/m.gguf"}, "model", "can only be estimated yet"),
     ],
 )
 async def test_a_wrong_patch_names_the_field(

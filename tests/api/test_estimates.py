@@ -22,6 +22,7 @@ from tests.builders import write_tiny_llama
 from tests.cluster import Cluster
 from tests.fakes.hub import FakeHub
 from tests.fakes.web import FakeWeb
+from tests.stoker.test_local_models import write_projector
 
 pytestmark = pytest.mark.anyio
 
@@ -93,6 +94,23 @@ async def test_a_web_address(reading_api: Api, folder: Path) -> None:
         assert [device["layers"] for device in read["devices"]] == [4]
         gone = await reading_api.admin.post(PATH, json={"model": f"{web.url}/none.gguf"})
         assert "there is no file" in problem_of(gone, 422, "file_not_found").detail
+
+
+async def test_what_stands_beside_the_model(reading_api: Api, folder: Path) -> None:
+    write_projector(folder / "acme/tiny/mmproj-F16.gguf")
+
+    async def first_device(**beside: str) -> dict[str, Any]:
+        response = await reading_api.admin.post(PATH, json={"model": "hf:acme/tiny:F16", **beside})
+        device: dict[str, Any] = response.raise_for_status().json()["devices"][0]
+        return device
+
+    alone = await first_device()
+    seeing = await first_device(projector="hf:acme/tiny/mmproj-F16.gguf")
+    assert seeing["weights"] == alone["weights"] + 2 * 64 * 64
+    assert (await first_device(draft="hf:acme/tiny:F16"))["kv"] == 2 * alone["kv"]
+    body = {"model": "hf:acme/tiny:F16", "projector": "file:/m.gguf"}
+    problem = problem_of(await reading_api.admin.post(PATH, json=body), 422, "invalid_request")
+    assert problem.detail.startswith("projector: file:/m.gguf lies on a disk")
 
 
 async def test_the_private_network_is_not_for_the_api_to_read(lone_api: Api) -> None:

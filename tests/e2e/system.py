@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -99,7 +100,7 @@ class System:
         return [
             process.pid
             for process in psutil.process_iter(["cmdline", "status"])
-            if "worker_agent.bundled" in " ".join(process.info["cmdline"] or [])
+            if re.search(r"worker_agent\.bundled|/llama-server ", " ".join(process.info["cmdline"] or []))
             and process.info["status"] != "zombie"
             and mark in _environment_of(process)
         ]

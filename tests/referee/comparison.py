@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from stoker.domain.estimation.cache import embeds
 from stoker.domain.estimation.estimate import estimate
 from stoker.domain.estimation.types import DeviceMemory, MemoryEstimate
 from stoker.domain.llamacpp import main_server_arguments
@@ -24,13 +25,14 @@ MOST_LOADED = 2  # devices of a case that is loaded for real
 class Row(NamedTuple):
     """One device (`0`, `1`, ...) or the host of a case: bytes estimated and bytes that the engine says.
 
-    Totals are without the output buffer: an engine that embeds reserves most of it with the first request only.
+    Totals are without the output buffer: an engine that `embeds` reserves most of it with the first request only.
     """
 
     case: Case
     device: str
     estimated: Buffers
     engine: Buffers
+    embeds: bool
 
     @property
     def totals(self) -> tuple[int, int]:
@@ -65,12 +67,14 @@ class Judge:
         measured = load(self._binaries, arguments) if case.loaded else plan(self._binaries, arguments)
         used = [index for index, layers in enumerate(case.split) if layers]
         engine = [buffers for _, buffers in measured.devices]
+        answers_vectors = embeds(profile, case.options)
         rows = [
-            Row(case, str(index), _of(needed.devices[index]), found) for index, found in zip(used, engine, strict=True)
+            Row(case, str(index), _of(needed.devices[index]), found, answers_vectors)
+            for index, found in zip(used, engine, strict=True)
         ]
         host = needed.host
         estimated = Buffers(weights=host.weights, cache=host.cache, compute=host.compute, output=host.output)
-        return [*rows, Row(case, "host", estimated, measured.host)]
+        return [*rows, Row(case, "host", estimated, measured.host, answers_vectors)]
 
     def _arguments(self, case: Case, needed: MemoryEstimate) -> tuple[str, ...]:
         shares = [

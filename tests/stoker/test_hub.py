@@ -214,10 +214,12 @@ async def test_a_new_commit_is_seen_once_the_listing_is_old(tmp_path: Path, monk
     path.parent.mkdir(parents=True)
     write_tiny_llama(path, layers=2)
     with FakeHub(tmp_path) as fake:
-        hub, source = HuggingFaceHub(endpoint=fake.url), ModelSource.parse("hf:acme/tiny")
+        hub, source = HuggingFaceHub(endpoint=fake.url), ModelSource.parse("hf:acme/tiny:F16")
         assert (await hub.inspect(source))[1].block_count == 2
+        write_tiny_llama(path.with_name("tiny-Q8_0.gguf"))
+        assert len((await hub.inspect(ModelSource.parse("hf:acme/tiny:Q8_0")))[0].files) == 1, "what is new is found"
         write_tiny_llama(path, layers=3)
-        monkeypatch.setattr("stoker.hub.LISTING_SECONDS", 0)
+        monkeypatch.setattr("stoker.hub.LISTING_SECONDS", -1)
         files, profile = await hub.inspect(source)
         assert (files.revision, profile.block_count) == (fake.commit("acme/tiny"), 3)
 

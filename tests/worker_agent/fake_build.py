@@ -6,6 +6,8 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
 from worker_agent.engine_options import TARGETS
 from worker_agent.engine_source import SOURCE, BuildTools
 
@@ -56,6 +58,14 @@ echo "[1/3] Building CXX object a.o"
 echo "[2/3] Building CXX object b.o"
 echo "[3/3] Linking CXX executable bin/llama-server"
 """
+
+
+def has_ended(pid: int) -> bool:
+    """Whether that process computes no more; where nobody waits for it, it stays as a zombie."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def program(path: Path, text: str, mode: int = 0o755) -> Path:

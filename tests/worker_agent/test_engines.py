@@ -65,6 +65,7 @@ def test_an_rpc_server_that_does_not_answer_costs_the_protocol_only_unless_it_wa
     engine = NativeEngine(path)
     assert engine.describe().rpc_protocol is None
     assert engine.rpc_server is None
+    assert engine.rpc_problem.endswith("ended with 1 instead of serving: no devices")
     with pytest.raises(EngineError, match="ended with 1 instead of serving: no devices"):
         NativeEngine(path, rpc_server=broken)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from stoker.domain.architectures import families
 from stoker.domain.architectures.activations import Shape, widths
-from stoker.domain.architectures.keys import Keys
+from stoker.domain.architectures.keys import MAX_NUMBER, Keys
 from stoker.domain.architectures.layers import Heads, memory_of_layers, sliding_window
 from stoker.domain.architectures.sizes import size_in_ram, size_of_gpu_padding
 from stoker.domain.gguf import LayerShape, MetadataArray, MetadataValue, ModelProfile, TensorInfo
@@ -146,8 +146,10 @@ def _layers(
 
 
 def _loaded_prediction(architecture: str, tensors: Sequence[TensorInfo]) -> list[TensorInfo]:
-    names = families.LOADED_PREDICTION.get(architecture, ())
-    return [tensor for tensor in tensors if any(f".{name}." in tensor.name for name in names)]
+    """What the engine loads of a block for prediction."""
+    if (names := families.LOADED_PREDICTION.get(architecture)) is None:
+        return []
+    return [tensor for tensor in tensors if names.match(tensor.name.split(".", 2)[2])]
 
 
 def _unused(keys: Keys, parts: _Parts, block_count: int, predicting: int) -> int:
@@ -173,9 +175,11 @@ def _caution(keys: Keys) -> str:
 
 def _vocabulary(keys: Keys, shapes: Mapping[str, Shape]) -> int:
     tokens = keys.metadata.get("tokenizer.ggml.tokens")
-    if isinstance(tokens, MetadataArray):
-        return tokens.length
-    return keys.number("vocab_size", shapes["token_embd.weight"][-1] if "token_embd.weight" in shapes else 0)
+    rows = shapes["token_embd.weight"][-1] if "token_embd.weight" in shapes else 0
+    size = tokens.length if isinstance(tokens, MetadataArray) else keys.number("vocab_size", rows)
+    if size > MAX_NUMBER:
+        raise ValueError(f"the vocabulary has {size} words: at most {MAX_NUMBER} make sense")
+    return size
 
 
 def _printable(name: MetadataValue | None) -> str:

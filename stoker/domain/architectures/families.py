@@ -4,6 +4,7 @@ Read from llama.cpp's sources: `src/models/*.cpp` (load_arch_hparams), `llama_mo
 `llama_hparams`. What is in none of these tables is estimated cautiously.
 """
 
+import re
 from typing import NamedTuple
 
 
@@ -104,10 +105,12 @@ NOT_SERVED = {
     "wavtokenizer-dec": "a speech model",
 }
 
-# Of the blocks for multi-token prediction, which are else not loaded, these load the embeddings and the head.
-LOADED_PREDICTION = dict.fromkeys(
-    ("cohere2moe", "hy_v3", "step35"), ("nextn.embed_tokens", "nextn.shared_head_head", "nextn.shared_head_norm")
-)
+# Of the blocks for multi-token prediction, which are else not loaded, these load the tensors so named.
+LOADED_PREDICTION = {
+    "cohere2moe": re.compile(r"nextn\.(embed_tokens|shared_head)"),
+    "hy_v3": re.compile(r"ffn_(?!norm)|exp_probs_b|nextn\.(embed_tokens|shared_head)"),
+    "step35": re.compile(r"attn_(q_norm|k_norm|gate)\.|ffn_(?!norm)|exp_probs_b|nextn\.(embed_tokens|shared_head)"),
+}
 CACHED_PREDICTION = frozenset({"bailingmoe3"})  # keeps keys and values of them nevertheless
 
 NO_FLASH_ATTENTION = frozenset({"grok"})  # llama.cpp switches it off

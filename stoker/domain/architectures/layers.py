@@ -65,8 +65,9 @@ def memory_of_layers(keys: Keys, heads: Heads, layers: int, predicting: int) -> 
     state = _state(keys, heads)
     unknown = keys.architecture not in families.KNOWN
     everywhere = unknown or keys.architecture in families.HYBRID_EVERYWHERE
-    # Sparse attention looks its cells up by keys of their own; those that are known keep none.
+    # Sparse attention looks its cells up by keys of their own, of one head; architectures that are known have none.
     index_width = keys.number("attention.indexer.key_length") if unknown else 0
+    index_keys = index_width * (3 if keys.number("attention.indexer.kpool") else 1)
     found = []
     for index in range(layers):
         attends = index < min(cached, trunk) and (not recurrent[index] or everywhere)
@@ -78,8 +79,8 @@ def memory_of_layers(keys: Keys, heads: Heads, layers: int, predicting: int) -> 
         )
         found.append(
             Memory(
-                key_width=count * key + (index_width if attends else 0),
-                value_width=0 if latent else count * value,
+                key_width=count * key + (index_keys if attends else 0),
+                value_width=0 if latent else count * value + (heads.value_length if attends and index_width else 0),
                 windowed=windowed[index],
                 state=state if recurrent[index] and index < trunk else 0,
             )

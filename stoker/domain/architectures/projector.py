@@ -10,7 +10,8 @@ from stoker.domain.gguf import MetadataArray, MetadataValue, ProjectorProfile, T
 # (clip_hparams::set_warmup_n_tokens).
 _TOKENS_A_SIDE = 46
 _SOUND_POSITIONS = 1500  # of the 30 s that an encoder of sound takes at once
-_MAX_SIDE = 1 << 14  # patches
+_MAX_SIDE = 1 << 11  # patches
+_MAX_LENGTH = 1 << 20
 
 
 def describe_projector(metadata: Mapping[str, MetadataValue], tensors: Sequence[TensorInfo]) -> ProjectorProfile:
@@ -23,7 +24,10 @@ def describe_projector(metadata: Mapping[str, MetadataValue], tensors: Sequence[
     parts = [part for part in ("vision", "audio") if f"clip.{part}.block_count" in metadata]
 
     def largest(key: str) -> int:
-        return max((_number(metadata, f"clip.{part}.{key}") for part in parts), default=0)
+        length = max((_number(metadata, f"clip.{part}.{key}") for part in parts), default=0)
+        if length > _MAX_LENGTH:
+            raise ValueError(f"clip.*.{key} is {length}: at most {_MAX_LENGTH} makes sense")
+        return length
 
     patches = _SOUND_POSITIONS if "audio" in parts else 0
     if "vision" in parts:

@@ -8,7 +8,7 @@ from stoker.domain.estimation.balance import balanced
 from stoker.domain.estimation.estimate import estimate
 from stoker.domain.estimation.savings import Saving, savings
 from stoker.domain.estimation.types import EstimateRefusal, MemoryEstimate
-from stoker.domain.gguf import ModelProfile
+from stoker.domain.gguf import ModelProfile, ProjectorProfile
 
 
 class Assessment(Value):
@@ -20,9 +20,18 @@ class Assessment(Value):
 
 
 def assess(
-    profile: ModelProfile, options: EngineOptions, *, devices: int = 1, split: Sequence[int] = ()
+    profile: ModelProfile,
+    options: EngineOptions,
+    *,
+    devices: int = 1,
+    split: Sequence[int] = (),
+    projector: ProjectorProfile | None = None,
+    draft: ModelProfile | None = None,
 ) -> Assessment | EstimateRefusal:
-    """What the whole model takes on `split`, or else balanced over `devices` equal GPUs (0: on the CPU alone)."""
+    """What the whole model takes on `split`, or else balanced over `devices` equal GPUs (0: on the CPU alone).
+
+    A `projector` and a `draft` model stand beside it; the layers are shared as if they did not.
+    """
     layers = profile.block_count + 1
     if split and sum(split) != layers:
         return EstimateRefusal(
@@ -32,7 +41,8 @@ def assess(
     shared = tuple(split) or balanced(profile, options, devices)
     if isinstance(shared, EstimateRefusal):
         return shared
-    found = estimate(profile, options, shared)
+    found = estimate(profile, options, shared, projector=projector, draft=draft)
     if isinstance(found, EstimateRefusal):
         return found
-    return Assessment(split=shared, estimate=found, savings=savings(profile, options, found, shared))
+    saved = savings(profile, options, found, shared, projector=projector, draft=draft)
+    return Assessment(split=shared, estimate=found, savings=saved)

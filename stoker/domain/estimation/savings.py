@@ -6,7 +6,7 @@ from stoker.domain.base import Bytes, Value
 from stoker.domain.deployments import CacheType, EngineOptions
 from stoker.domain.estimation.estimate import estimate
 from stoker.domain.estimation.types import MemoryEstimate
-from stoker.domain.gguf import ModelProfile
+from stoker.domain.gguf import ModelProfile, ProjectorProfile
 from stoker.domain.workers import DeviceKind
 
 _LEAST_CONTEXT = 128  # tokens: what EngineOptions allows at least, as it does micro-batches of 32
@@ -28,6 +28,9 @@ def savings(
     estimated: MemoryEstimate,
     split: Sequence[int] = (),
     kinds: Sequence[DeviceKind] = (),
+    *,
+    projector: ProjectorProfile | None = None,
+    draft: ModelProfile | None = None,
 ) -> tuple[Saving, ...]:
     """What can be saved beside `estimated` (the estimate of these same arguments), the largest saving first.
 
@@ -36,7 +39,7 @@ def savings(
     found = []
     for change, option, value in _changes(options, estimated):
         changed = EngineOptions.model_validate({**options.model_dump(), option: value})
-        outcome = estimate(profile, changed, split, kinds)
+        outcome = estimate(profile, changed, split, kinds, projector=projector, draft=draft)
         if isinstance(outcome, MemoryEstimate) and (saved := total(estimated) - total(outcome)) > 0:
             found.append(Saving(change=change, option=option, value=value, saved=saved))
     return tuple(sorted(found, key=lambda saving: -saving.saved))

@@ -140,6 +140,10 @@ def test_an_own_program_is_listed_first(
     assert (first["name"], first["used"], first["version"]) == ("own", True, "11434 (abc1234)")
     assert (first["path"], first["rpc_protocol"]) == (str(own.parent), None)
     assert (second["name"], second["used"]) == ("bundled", False)
+    program(own.with_name("ggml-rpc-server"), "#!/bin/sh\necho no devices >&2; exit 1\n")
+    done = stoker("engine", "list", "-o", "json")
+    assert json.loads(done.stdout)[0]["rpc_protocol"] is None
+    assert "own serves no RPC: " in stoker("engine", "list").stderr
     monkeypatch.setenv("STOKER_WORKER__LLAMA_SERVER", "/nowhere/llama-server")
     done = stoker("engine", "list")
     assert done.exit_code == 2

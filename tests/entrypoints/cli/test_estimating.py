@@ -13,6 +13,7 @@ from tests.entrypoints.cli.conftest import Stoker, StokerProcess
 from tests.fakes.api import FakeApi
 from tests.fakes.hub import FakeHub
 from tests.fakes.web import FakeWeb
+from tests.stoker.test_local_models import write_projector
 
 PATH = "/api/v1/estimates"
 
@@ -165,6 +166,19 @@ def test_on_the_cpu_alone_and_without_flash_attention(stoker: Stoker, model: Pat
     assert lines[1] == "served with 1 slot of 2048 tokens, one f16 KV cache, micro-batches of 512, no flash attention"
     assert [line.split()[:2] for line in lines[4:5]] == [["RAM", "4"]]
     assert not any(line.startswith("GPU") for line in lines)
+
+
+def test_what_stands_beside_the_model(stoker: Stoker, model: Path) -> None:
+    alone = answer(stoker, str(model))
+    projector = write_projector(model.with_name("mmproj.gguf"))
+    seeing = answer(stoker, str(model), "--mmproj", str(projector))
+    assert seeing["devices"][0]["weights"] == alone["devices"][0]["weights"] + 2 * 64 * 64
+    drafted = answer(stoker, str(model), "--draft", f"file:{model}")
+    assert drafted["devices"][0]["kv"] == 2 * alone["devices"][0]["kv"]
+    wrong = stoker("estimate", str(model), "--mmproj", str(model))
+    assert (wrong.exit_code, "says clip" in wrong.stderr) == (1, True)
+    wrong = stoker("estimate", str(model), "--draft", "hf:x")
+    assert (wrong.exit_code, wrong.stderr) == (2, "error: --draft 'hf:x': hf:x must name a repository as ORG/REPO\n")
 
 
 # --- what is elsewhere ------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def test_estimates(court: Judge, model: str) -> None:
 
 def complaints(row: Row) -> Iterator[str]:
     where = f"{row.case}, {'' if row.device == 'host' else 'device '}{row.device}: "
-    exact = ["weights", "cache"] if row.case.model in EMBEDDERS else ["weights", "cache", "output"]
+    exact = ["weights", "cache"] if row.embeds else ["weights", "cache", "output"]
     for field in exact:
         estimated, engine = getattr(row.estimated, field), getattr(row.engine, field)
         if abs(estimated - engine) > _STEP:

@@ -4,7 +4,7 @@ from math import prod
 from typing import Any
 
 from stoker.domain.architectures.describe import describe
-from stoker.domain.gguf import MetadataArray, MetadataValue, ModelProfile, TensorInfo
+from stoker.domain.gguf import LayerShape, MetadataArray, MetadataValue, ModelProfile, TensorInfo
 
 SIZES = {"F32": (1, 4), "F16": (1, 2), "Q8_0": (32, 34), "Q4_0": (32, 18)}  # elements and bytes of a block
 
@@ -45,3 +45,23 @@ def layers(count: int) -> list[TensorInfo]:
 def profile_of(architecture: str, layer_count: int, **numbers: Any) -> ModelProfile:
     """The profile of a header with these numbers, whose layers have one matrix each."""
     return describe(metadata(architecture, block_count=layer_count, **numbers), layers(layer_count))
+
+
+def windowed(profile: ModelProfile) -> list[int]:
+    """Which layers have a sliding window."""
+    return [index for index, layer in enumerate(profile.layers) if layer.windowed]
+
+
+def attending(profile: ModelProfile) -> list[int]:
+    """Which layers have a cache of keys."""
+    return [index for index, layer in enumerate(profile.layers) if layer.attends]
+
+
+def recurrent(profile: ModelProfile) -> list[int]:
+    """Which layers keep a state."""
+    return [index for index, layer in enumerate(profile.layers) if layer.state]
+
+
+def widths(layer: LayerShape) -> tuple[int, int]:
+    """Elements of a cell's keys and of its values."""
+    return layer.key_width, layer.value_width
