@@ -9,12 +9,16 @@ docs/adr/0013-own-bounded-gguf-reader.md says why it is our own.
 
 import math
 import struct
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from gguf import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFValueType, LlamaFileType
 
+from stoker.bounded_reader import MAX_HEADER as MAX_HEADER
+from stoker.bounded_reader import MAX_TENSORS as MAX_TENSORS
+from stoker.bounded_reader import Allowance as Allowance
+from stoker.bounded_reader import BoundedReader, truncated
+from stoker.bounded_reader import GGUFError as GGUFError
 from stoker.byte_source import ByteSource
 from stoker.domain.architectures.describe import describe
 from stoker.domain.architectures.projector import describe_projector
@@ -24,47 +28,27 @@ T = TypeVar("T")
 
 READER_VERSION = 1  # of what a Header holds: raise it with every change, so that no cached one of before is taken
 
-MAX_HEADER = 64 << 20  # bytes; a vocabulary of 262,144 words with its merges takes some 20 MiB
 MAX_KEYS = 16_384
-MAX_TENSORS = 16_384  # of all files of a model; the largest published ones have some 2,500
 MAX_KEY_LENGTH = 65_535  # bytes, by the format's specification
 MAX_NAME_LENGTH = 63  # bytes of a tensor's name: llama.cpp's GGML_MAX_NAME less the final zero
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 1 << 20  # bytes
 MAX_TENSOR_SIZE = 1 << 50  # bytes
-MAX_KEY_TEXT = 2 << 20  # bytes of all keys of a model; each may take four times that in memory
-KEPT_TEXT = 1 << 20  # bytes; a longer text keeps its length only
-KEPT_TEXTS = 4 << 20  # bytes of all texts of a model: those that come after it keep their length only
 KEPT_ITEMS = 4096  # elements of a numeric array; a longer one keeps its length only
-MAX_ITEMS = 1 << 18  # elements kept of all arrays of a model; a byte of one becomes up to 40
-WINDOW = 64 << 10  # bytes read at once
 
-_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _SCALARS = {
     GGUFValueType.UINT8: struct.Struct("<B"),
     GGUFValueType.INT8: struct.Struct("<b"),
     GGUFValueType.UINT16: struct.Struct("<H"),
     GGUFValueType.INT16: struct.Struct("<h"),
-    GGUFValueType.UINT32: _U32,
+    GGUFValueType.UINT32: struct.Struct("<I"),
     GGUFValueType.INT32: struct.Struct("<i"),
     GGUFValueType.FLOAT32: struct.Struct("<f"),
     GGUFValueType.BOOL: struct.Struct("<?"),
-    GGUFValueType.UINT64: _U64,
+    GGUFValueType.UINT64: struct.Struct("<Q"),
     GGUFValueType.INT64: struct.Struct("<q"),
     GGUFValueType.FLOAT64: struct.Struct("<d"),
 }
-
-
-class GGUFError(Exception):
-    """A file that cannot be used as a GGUF model.
-
-    `code`: not_gguf, truncated_gguf (it ends before its header says), invalid_gguf, or unsupported_gguf (big-endian, of
-    another version of the format, or with a tensor type that is not known here).
-    """
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def read_profile(sources: Sequence[ByteSource]) -> ModelProfile:
@@ -94,38 +78,12 @@ def _described(headers: Sequence[Header], describe: Callable[[Mapping[str, Metad
         raise GGUFError("invalid_gguf", str(error)) from error
 
 
-class Allowance:
-    """What the headers of one model may still hold together. Several threads may read on one allowance."""
-
-    def __init__(self) -> None:
-        self._left = {"tensors": MAX_TENSORS, "bytes of keys": MAX_KEY_TEXT, "array elements": MAX_ITEMS}
-        self._texts = KEPT_TEXTS
-        self._lock = threading.Lock()
-
-    def take(self, what: str, count: int) -> None:
-        """Uses up `count` of it. Raises GGUFError where that is more than is left."""
-        with self._lock:
-            self._left[what] -= count
-            if self._left[what] < 0:
-                raise GGUFError(
-                    "invalid_gguf", f"the header holds too many {what}: {-self._left[what]} above the limit"
-                )
-
-    def may_keep(self, length: int) -> bool:
-        """Whether a text of `length` bytes may be kept; then it counts."""
-        with self._lock:
-            if length > min(KEPT_TEXT, self._texts):
-                return False
-            self._texts -= length
-            return True
-
-
 def read_header(source: ByteSource, allowance: Allowance | None = None) -> Header:
     """The header of one GGUF file, checked against the file's size. Shards of one model share an `allowance`.
 
     Raises GGUFError; what the source's `read` raises passes through.
     """
-    reader = _Reader(source, allowance or Allowance())
+    reader = BoundedReader(source, allowance or Allowance())
     version = _read_version(reader)
     tensor_count = reader.count("tensor count", MAX_TENSORS)
     reader.allowance.take("tensors", tensor_count)
@@ -135,7 +93,7 @@ def read_header(source: ByteSource, allowance: Allowance | None = None) -> Heade
     tensors = _read_tensors(reader, tensor_count, alignment)
     data_offset = _pad(reader.offset, alignment)
     if tensors and (end := data_offset + tensors[-1].offset + tensors[-1].size) > source.size:
-        raise _truncated(source.size, end)
+        raise truncated(source.size, end)
     return Header(version=version, metadata=metadata, tensors=tensors, data_offset=data_offset)
 
 
@@ -169,86 +127,7 @@ def _check_shards(headers: Sequence[Header]) -> None:
         )
 
 
-class _Reader:
-    """Walks forward over a source in windows; leaves neither the file nor the longest header."""
-
-    def __init__(self, source: ByteSource, allowance: Allowance) -> None:
-        self._source = source
-        self.allowance = allowance
-        self._window = b""
-        self._start = 0  # of the window, in the source
-        self.offset = 0
-
-    def take(self, length: int) -> bytes:
-        """The next `length` bytes."""
-        at = self._at(length)
-        self.offset += length
-        return self._window[at : at + length]
-
-    def skip(self, length: int) -> None:
-        """Passes over `length` bytes without reading them."""
-        self._check(length)
-        self.offset += length
-
-    def u32(self) -> int:
-        return int(_U32.unpack(self.take(4))[0])
-
-    def u64(self) -> int:
-        return int(_U64.unpack(self.take(8))[0])
-
-    def count(self, what: str, maximum: int) -> int:
-        """A number of things, refused above `maximum`."""
-        if (count := self.u64()) > maximum:
-            raise GGUFError("invalid_gguf", f"{what} is {count}: at most {maximum} is taken")
-        return count
-
-    def text(self, what: str, length: int) -> str:
-        """A text of `length` bytes, which must be UTF-8."""
-        try:
-            return self.take(length).decode()
-        except UnicodeDecodeError as error:
-            raise GGUFError("invalid_gguf", f"{what} is not UTF-8: {error}") from error
-
-    def skip_texts(self, count: int) -> None:
-        """Passes over `count` texts, each with its length before it."""
-        self._check(8 * count)
-        length_at, passed = _U64.unpack_from, 0
-        while passed < count:
-            at = start = self._at(8)
-            window, last = self._window, len(self._window) - 8
-            while at <= last and passed < count:
-                at += 8 + length_at(window, at)[0]
-                passed += 1
-            self.skip(at - start)
-
-    def _at(self, length: int) -> int:
-        """Where in the window the next `length` bytes are, read if they were not yet."""
-        at = self.offset - self._start
-        if at + length <= len(self._window):
-            return at
-        self._check(length)
-        wanted = min(max(length, WINDOW), self._source.size - self.offset)
-        self._window, self._start = self._source.read(self.offset, wanted), self.offset
-        if len(self._window) < length:
-            raise GGUFError("truncated_gguf", f"the file ended at byte {self.offset + len(self._window)} of its header")
-        return 0
-
-    def _check(self, length: int) -> None:
-        end = self.offset + length
-        if end > self._source.size:
-            raise _truncated(self._source.size, end)
-        if end > MAX_HEADER:
-            raise GGUFError("invalid_gguf", f"the header goes on to byte {end}: at most {MAX_HEADER} are read")
-
-
-def _truncated(size: int, needed: int) -> GGUFError:
-    return GGUFError(
-        "truncated_gguf",
-        f"the file has {size} bytes, and by its header it needs {needed}: it was cut short, or is still being written",
-    )
-
-
-def _read_version(reader: _Reader) -> int:
+def _read_version(reader: BoundedReader) -> int:
     if (magic := reader.take(4)) != b"GGUF":
         raise GGUFError("not_gguf", f"the file begins with {magic!r}: a GGUF file begins with b'GGUF'")
     version = reader.u32()
@@ -259,7 +138,7 @@ def _read_version(reader: _Reader) -> int:
     return version
 
 
-def _read_metadata(reader: _Reader, count: int) -> dict[str, MetadataValue]:
+def _read_metadata(reader: BoundedReader, count: int) -> dict[str, MetadataValue]:
     metadata: dict[str, MetadataValue] = {}
     for index in range(count):
         what = f"key {index}"
@@ -272,7 +151,7 @@ def _read_metadata(reader: _Reader, count: int) -> dict[str, MetadataValue]:
     return metadata
 
 
-def _read_value(reader: _Reader, what: str) -> MetadataValue:
+def _read_value(reader: BoundedReader, what: str) -> MetadataValue:
     kind = _value_type(reader, what)
     if kind is GGUFValueType.ARRAY:
         return _read_array(reader, what)
@@ -286,7 +165,7 @@ def _read_value(reader: _Reader, what: str) -> MetadataValue:
     return value
 
 
-def _read_array(reader: _Reader, what: str) -> MetadataArray:
+def _read_array(reader: BoundedReader, what: str) -> MetadataArray:
     kind, length = _value_type(reader, what), reader.u64()
     if kind is GGUFValueType.ARRAY:
         raise GGUFError("invalid_gguf", f"{what} is an array of arrays, which llama.cpp does not read")
@@ -302,7 +181,7 @@ def _read_array(reader: _Reader, what: str) -> MetadataArray:
     return MetadataArray(length=length, items=tuple(item for (item,) in element.iter_unpack(data)))
 
 
-def _value_type(reader: _Reader, what: str) -> GGUFValueType:
+def _value_type(reader: BoundedReader, what: str) -> GGUFValueType:
     number = reader.u32()
     try:
         return GGUFValueType(number)
@@ -319,7 +198,7 @@ def _alignment(metadata: dict[str, MetadataValue]) -> int:
     return alignment
 
 
-def _read_tensors(reader: _Reader, count: int, alignment: int) -> tuple[TensorInfo, ...]:
+def _read_tensors(reader: BoundedReader, count: int, alignment: int) -> tuple[TensorInfo, ...]:
     tensors: dict[str, TensorInfo] = {}
     expected = 0  # offset: tensors lie one after the other
     for index in range(count):
@@ -333,7 +212,7 @@ def _read_tensors(reader: _Reader, count: int, alignment: int) -> tuple[TensorIn
     return tuple(tensors.values())
 
 
-def _read_tensor(reader: _Reader, what: str) -> TensorInfo:
+def _read_tensor(reader: BoundedReader, what: str) -> TensorInfo:
     name = reader.text(what, reader.count(f"the length of the name of {what}", MAX_NAME_LENGTH))
     what = f"{what}, {name!r},"
     if not 1 <= (dimensions := reader.u32()) <= MAX_DIMENSIONS:

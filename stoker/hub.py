@@ -6,6 +6,7 @@ Nothing but the file list and the headers is transferred, and headers only once.
 
 import asyncio
 import re
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +70,7 @@ class HuggingFaceHub:
         self._timeout_seconds = timeout_seconds
         self._headers = headers or HeaderCache()
         self._listings: OrderedDict[str, tuple[float, tuple[str, dict[str, ModelFile]]]] = OrderedDict()
+        self._lock = threading.Lock()
         # Of its own: a hub that hangs must not take the threads that the database's transactions run in.
         self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="hub")
 
@@ -120,6 +122,8 @@ class HuggingFaceHub:
             asked = {**request_headers, **ranged(start, end)}
             timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
             try:
+                if time.monotonic() > deadline:
+                    raise TimeoutError
                 with get_session().stream("GET", url, headers=asked, timeout=timeout) as response:
                     hf_raise_for_status(response)
                     received = read_range(response, start, end, deadline)
@@ -138,15 +142,17 @@ class HuggingFaceHub:
 
     def _resolve(self, source: ModelSource) -> ModelFiles:
         """The source's files by the list of a moment ago or, where that is old or lacks them, by a new one."""
-        read_at, listing = self._listings.get(source.repo, (float("-inf"), None))
+        with self._lock:
+            read_at, listing = self._listings.get(source.repo, (float("-inf"), None))
         if listing is not None and time.monotonic() - read_at <= LISTING_SECONDS:
             with suppress(ModelSourceError):
                 return _choose(source, *listing)
         listing = self._list_files(source.repo)
-        self._listings[source.repo] = time.monotonic(), listing
-        self._listings.move_to_end(source.repo)
-        while len(self._listings) > _LISTINGS:
-            self._listings.popitem(last=False)
+        with self._lock:
+            self._listings[source.repo] = time.monotonic(), listing
+            self._listings.move_to_end(source.repo)
+            while len(self._listings) > _LISTINGS:
+                self._listings.popitem(last=False)
         return _choose(source, *listing)
 
     def _list_files(self, repo: str) -> tuple[str, dict[str, ModelFile]]:

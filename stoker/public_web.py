@@ -93,15 +93,17 @@ class PublicWeb:
             host = f"[{address}]" if address.version == 6 else str(address)
             pinned = parts._replace(netloc=host if parts.port is None else f"{host}:{parts.port}").geturl()
             client = self._client(parts)
-            request = client.build_request(
-                "GET",
-                pinned,
-                headers={**headers, "Host": parts.netloc.rpartition("@")[2]},
-                timeout=min(TIMEOUT_SECONDS, left),
-                extensions={"sni_hostname": parts.hostname},  # whose certificate it must be
-            )
             try:
+                request = client.build_request(
+                    "GET",
+                    pinned,
+                    headers={**headers, "Host": parts.netloc.rpartition("@")[2]},
+                    timeout=min(TIMEOUT_SECONDS, left),
+                    extensions={"sni_hostname": parts.hostname},  # whose certificate it must be
+                )
                 return client.send(request, stream=True)
+            except httpx2.InvalidURL as error:
+                raise ModelSourceError("url_unavailable", f"{_shown(url)[:200]} is no web address: {error}") from error
             except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
                 failure = error
             except httpx2.HTTPError as error:

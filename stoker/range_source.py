@@ -57,12 +57,15 @@ def read_range(response: httpx2.Response, start: int, end: int, deadline: float)
     """
     if (packed := response.headers.get("content-encoding", "identity")) != "identity":
         raise httpx2.DecodingError(f"the server packs what it sends ({packed}), though it was told not to")
-    skip = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else start
+    partial = response.status_code == HTTPStatus.PARTIAL_CONTENT
+    # Such an answer ends by itself, and read to its end it leaves its connection for the next request.
+    ends = partial and response.headers.get("content-length") == str(end - start)
+    skip = 0 if partial else start
     received = bytearray()
     for chunk in response.iter_raw():
         received += chunk[skip : skip + end - start - len(received)]
         skip = max(0, skip - len(chunk))
-        if len(received) == end - start:
+        if len(received) == end - start and not ends:
             break
         if time.monotonic() > deadline:
             raise TimeoutError

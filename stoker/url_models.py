@@ -75,7 +75,7 @@ class UrlModels:
             if known is not None and response.status_code == HTTPStatus.NOT_MODIFIED:
                 return known
             _check_status(response, url)
-            size, etag = _size(response, url), response.headers.get("etag", "")
+            size, etag = _size(response, url, 0), response.headers.get("etag", "")
             start = read_range(response, 0, min(block, size), deadline)
 
         def fetch(first: int, end: int) -> bytes:
@@ -83,7 +83,7 @@ class UrlModels:
             same = {"If-Match": etag} if etag and not etag.startswith("W/") else {}
             with web.get(url, {**ranged(first, end), **same}, deadline) as response:
                 _check_status(response, url)
-                if response.headers.get("etag", "") != etag or _size(response, url) != size:
+                if response.headers.get("etag", "") != etag or _size(response, url, first) != size:
                     raise ModelSourceError("url_unavailable", f"{url} was changed while it was read", retryable=True)
                 received = read_range(response, first, end, deadline)
             if len(received) < end - first:
@@ -124,13 +124,13 @@ def _phrase(response: httpx2.Response) -> str:
         return ""
 
 
-def _size(response: httpx2.Response, url: str) -> int:
-    """Bytes of the whole file, as the answer tells them."""
+def _size(response: httpx2.Response, url: str, start: int) -> int:
+    """Bytes of the whole file, as the answer tells them, which must begin at `start` if it is a part."""
     headers: Mapping[str, str] = response.headers
     if response.status_code == HTTPStatus.PARTIAL_CONTENT:
         told = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
-        if told:
+        if told and int(told[1]) == start:
             return int(told[2])
     elif (length := headers.get("content-length", "")).isdecimal() and len(length) < 20:
         return int(length)
-    raise ModelSourceError("url_unavailable", f"{url}: the server does not say how large the file is")
+    raise ModelSourceError("url_unavailable", f"{url}: the server does not say which part of how large a file it sends")

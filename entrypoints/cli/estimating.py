@@ -1,5 +1,6 @@
 """`stoker estimate`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,10 +116,10 @@ def register(app: typer.Typer) -> None:
 
 
 def _written_out(source: str) -> str:
-    """A plain path as a `file:` source."""
-    if source.startswith(("hf:", "file:", "https:", "http:")):
+    """A plain path as a `file:` source. Links keep their names: in the hub's cache, only these end in .gguf."""
+    if not source or source.startswith(("hf:", "file:", "https:", "http:")):
         return source
-    return f"file:{Path(source).expanduser().absolute().resolve().as_posix()}" if source else source
+    return f"file:{os.path.normpath(Path(source).expanduser().absolute())}"
 
 
 def _layers(text: str | None) -> list[int] | None:

@@ -62,8 +62,9 @@ class LayerShape(Value):
     heads: int = Field(default=0, ge=0)  # attention heads
     query_width: int = Field(default=0, ge=0)  # elements of a token's queries, all heads together
     experts_used: int = Field(default=0, ge=0)  # of a mixture: experts that a token is sent to
-    activations: int = Field(default=0, ge=0)  # elements a token, alive at once beside the residual stream
-    mixed: int = Field(default=0, ge=0)  # the same, of the moment when a recurrent state is read and written
+    feed_forward: int = Field(default=0, ge=0)  # elements a token, alive at the widest moment of that part
+    attention: int = Field(default=0, ge=0)
+    mixing: int = Field(default=0, ge=0)  # of the recurrent part
     handed_on: int = Field(default=0, ge=0)  # elements a token: to a device whose first layer is recurrent too
     taken_in: int = Field(default=0, ge=0)  # elements a token: from a device whose last layer is recurrent too
 
@@ -99,9 +100,11 @@ class ModelProfile(Value):
     output_padding: Bytes = 0  # of them, and of the token embeddings where they are the output too: as LayerShape's
     shared_weights: Bytes = 0  # rope factors: every device with a layer gets a copy
     unused_weights: Bytes = 0  # blocks for multi-token prediction: in the file, and not loaded
+    predicting: int = Field(default=0, ge=0)  # how many of the layers, the last ones, are for multi-token prediction
     tied_weights: Bytes = 0  # no output head of its own: the token embeddings are stored a second time beside it
     encoder: bool = False  # reads all tokens at once and keeps no cache
     no_flash_attention: bool = False  # the engine switches it off for this architecture
+    whole_last_layer: bool = False  # computes all tokens to its end, not the rows alone that are answered
     padded_values: bool = False  # without flash attention, layers without heads have values in the cache too
     has_chat_template: bool = False
     pooling: bool = False  # its header says how it pools: it answers embeddings, or scores
@@ -112,6 +115,11 @@ class ModelProfile(Value):
     def block_count(self) -> int:
         """Number of repeating layers, those for multi-token prediction included, as llama.cpp counts them."""
         return len(self.layers)
+
+    @property
+    def trunk(self) -> int:
+        """Number of layers that every token goes through: all but those for multi-token prediction."""
+        return len(self.layers) - self.predicting
 
 
 class ProjectorProfile(Value):

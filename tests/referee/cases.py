@@ -125,7 +125,8 @@ def published_cases() -> Iterator[Case]:
         yield Case(name, quantised, (half, layers - half), loaded=False)
         no_flash = _options(context_length=4096, slots=2, flash_attention=False)
         yield Case(name, no_flash, _even(layers, 4), loaded=False)
-        yield Case(name, _options(context_length=8192, slots=1, micro_batch=2048), _even(layers, 15), loaded=False)
+        yield Case(name, _options(context_length=8192, slots=1, micro_batch=2048), _even(layers, 2), loaded=False)
+        yield Case(name, _options(context_length=8192, slots=1), _even(layers, 15), loaded=False)
 
 
 def _options(**options: Any) -> EngineOptions:

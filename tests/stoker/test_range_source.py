@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import httpx2
 import pytest
@@ -109,3 +109,20 @@ def test_the_deadline_ends_it() -> None:
 def test_a_packed_answer_is_refused_unread() -> None:
     with pytest.raises(httpx2.DecodingError, match="gzip"):
         read_range(answer(206, b"\x1f\x8b", content_encoding="gzip"), 0, 100, soon())
+
+
+@pytest.mark.parametrize(
+    ("status", "length", "to_the_end"), [(206, 1500, True), (206, 5000, False), (200, 1500, False)]
+)
+def test_an_answer_that_ends_is_read_to_its_end(status: int, length: int, to_the_end: bool) -> None:
+    """Only then can its connection be used again; what goes on is left."""
+    ended = []
+
+    def pieces() -> Iterator[bytes]:
+        yield from (CONTENT[at : at + 500] for at in range(0, length, 500))
+        ended.append(True)
+
+    request = httpx2.Request("GET", "http://models.test/m.gguf")
+    response = httpx2.Response(status, headers={"Content-Length": str(length)}, content=pieces(), request=request)
+    assert read_range(response, 0, 1500, soon()) == CONTENT[:1500]
+    assert bool(ended) is to_the_end

@@ -184,7 +184,7 @@ async def test_a_server_that_breaks_off(web: FakeWeb) -> None:
 async def test_a_server_that_does_not_say_how_large_the_file_is(web: FakeWeb, ranges: bool) -> None:
     web.unsized, web.ranges = True, ranges
     error = await refusal(web)
-    assert (error.code, "does not say how large" in str(error)) == ("url_unavailable", True)
+    assert (error.code, "how large a file it sends" in str(error)) == ("url_unavailable", True)
 
 
 async def test_a_server_that_packs(web: FakeWeb) -> None:

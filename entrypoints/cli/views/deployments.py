@@ -113,6 +113,12 @@ def _options(options: OptionsWrite) -> str:
         f"KV cache {options.cache_type}",
         f"batch {options.batch}/{options.micro_batch}",
     ]
+    if options.cache_type_v not in (None, options.cache_type):
+        parts.append(f"its values {options.cache_type_v}")
+    if options.kv_unified:
+        parts.append("one KV cache for all slots")
+    if not options.flash_attention:
+        parts.append("no flash attention")
     if options.threads is not None:
         parts.append(f"threads {options.threads}")
     if options.embeddings:

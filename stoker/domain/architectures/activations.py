@@ -2,8 +2,8 @@
 
 llama.cpp reserves the largest graph once (llama_context::graph_reserve), and its allocator (ggml-alloc) reuses what is
 no longer needed. What counts is thus the widest moment of a layer. Each moment here was measured against the engine
-by varying one length at a time, and is at or slightly above what was found. Beside it lives the residual stream, which
-estimation/compute.py adds: RESIDUALS rows of the embedding.
+by varying one length at a time, and is at or slightly above what was found. Rows are rows of embedding_length: the
+residual stream, norms, and holes that are not reused.
 """
 
 from collections.abc import Mapping
@@ -11,14 +11,13 @@ from typing import NamedTuple
 
 Shape = tuple[int, ...]
 
-RESIDUALS = 3  # rows of embedding_length beside the widest moment
-
 
 class Widths(NamedTuple):
     """Elements a token of one layer."""
 
-    activations: int  # alive at the widest moment, beyond RESIDUALS rows of the embedding
-    mixed: int  # the same, of the moment when a recurrent state is read and written
+    feed_forward: int  # alive at the widest moment of its feed-forward part, or of its experts
+    attention: int  # of its attention
+    mixing: int  # of its recurrent part
     query: int  # of all heads' queries
     handed_on: int  # of a recurrent layer: to the next device, beside the residual stream
     taken_in: int  # of a recurrent layer: from the device before
@@ -30,79 +29,90 @@ def widths(shapes: Mapping[str, Shape], *, embedding_length: int, query_width: i
     `query_width`: elements of all heads' queries, as they meet the cached keys.
     """
     query = max(query_width, _width(shapes, "attn_q.weight"))
-    around = max(0, query - embedding_length)  # queries wider than the embedding leave a hole that is not reused
-    moments = (
-        _feed_forward(shapes) + around + _waiting(shapes) * embedding_length,
-        _experts(shapes, embedding_length, experts_used) + around,
-        _attention(shapes, query) - (RESIDUALS - 1) * embedding_length,
+    around = max(0, query - embedding_length)  # queries wider than the embedding leave a hole
+    dense, experts = _feed_forward(shapes, embedding_length), _experts(shapes, embedding_length, experts_used)
+    return Widths(
+        feed_forward=max(dense + around if dense else 0, experts + around if experts else 0),
+        attention=_attention(shapes, query, embedding_length),
+        mixing=max(_state_space(shapes, embedding_length), _time_mixing(shapes, embedding_length)),
+        query=query,
+        **_between_devices(shapes, embedding_length),
     )
-    mixed = max(0, _state_space(shapes) - embedding_length, _time_mixing(shapes, embedding_length))
-    return Widths(max(0, *moments), mixed, query, *_between_devices(shapes, embedding_length))
 
 
-def _feed_forward(shapes: Mapping[str, Shape]) -> int:
+def _feed_forward(shapes: Mapping[str, Shape], row: int) -> int:
     """Gate, up and their product; without a gate, the projection alone, which is activated in place."""
     up, down = _width(shapes, "ffn_up.weight"), _input(shapes, "ffn_down.weight")
-    gated = "ffn_gate.weight" in shapes or up > down > 0  # both projections may be one tensor
-    return 3 * down if gated else max(up, down)
+    if not down:
+        return 0
+    if "ffn_gate.weight" in shapes:
+        if "ssm_out.weight" in shapes and "attn_q.weight" in shapes:
+            return 2 * down + 5 * row + row // 2  # the product is written into what the recurrent part leaves
+        # Where attention and feed-forward part read the same input, the one's result waits for the other's.
+        return 3 * down + (3 if "ffn_norm.weight" in shapes or "attn_norm.weight" not in shapes else 4) * row
+    if up > down:  # gate and up in one tensor
+        return 3 * down + (3 if "ffn_norm.weight" in shapes else 4) * row
+    if "layer_output_norm.weight" in shapes:
+        return down + 2 * row  # an encoder that norms after each part: its input is no longer needed
+    return down + (3 if "ffn_norm.weight" in shapes else 4) * row
 
 
-def _experts(shapes: Mapping[str, Shape], embedding_length: int, used: int) -> int:
-    """The same of every expert that a token is sent to, then what each of them answers; and the router's scores."""
+def _experts(shapes: Mapping[str, Shape], row: int, used: int) -> int:
+    """The same of every expert that a token is sent to; what each of them answers; and the router's scores.
+
+    The answers take the place of gate and up where they fit into it.
+    """
     width, count = _input(shapes, "ffn_down_exps.weight"), _width(shapes, "ffn_gate_inp.weight")
+    if not width:
+        return 0
     gated = "ffn_gate_exps.weight" in shapes or "ffn_gate_up_exps.weight" in shapes
     inside = (3 if gated else 1) * width * used
-    shared = embedding_length if "ffn_down_shexp.weight" in shapes else 0  # what the routed ones said, meanwhile
-    return max(inside, (width + embedding_length) * used) + 2 * count + shared if width else 0
+    answers = row * used if row > (2 if gated else 0) * width else 0
+    waiting = "ffn_down_shexp.weight" in shapes or answers  # the input of a shared expert, or a hole
+    return inside + answers + 2 * count + (4 if waiting else 3) * row
 
 
-def _waiting(shapes: Mapping[str, Shape]) -> int:
-    """Rows of the embedding that wait for a feed-forward part to end, beyond RESIDUALS."""
-    if "attn_norm.weight" in shapes and "ffn_norm.weight" not in shapes:
-        return 1  # attention and feed-forward part read the same input: the one's result waits for the other's
-    if "layer_output_norm.weight" in shapes and "ffn_gate.weight" not in shapes:
-        return -1  # an encoder that norms after each part: its input is no longer needed
-    return 0
+def _attention(shapes: Mapping[str, Shape], query: int, row: int) -> int:
+    """Queries before and after their rotation, and what it reads. BERT and its like do not rotate."""
+    if fused := _width(shapes, "attn_qkv.weight"):
+        return 2 * fused + row
+    if not query:
+        return 0
+    if "layer_output_norm.weight" in shapes:
+        return query + _width(shapes, "attn_k.weight") + _width(shapes, "attn_v.weight") + row
+    return 2 * query + row
 
 
-def _attention(shapes: Mapping[str, Shape], query: int) -> int:
-    """Queries, keys and values, each before and after their rotation, and the heads' results.
-
-    BERT and its like, which know positions otherwise, do not rotate.
-    """
-    fused = _width(shapes, "attn_qkv.weight")
-    rotated = 1 if "layer_output_norm.weight" in shapes and not fused else 2
-    keys = _width(shapes, "attn_k.weight") + _width(shapes, "attn_v.weight")
-    return rotated * (fused or query + keys) + _input(shapes, "attn_output.weight")
-
-
-def _state_space(shapes: Mapping[str, Shape]) -> int:
+def _state_space(shapes: Mapping[str, Shape], row: int) -> int:
     """Mamba, Mamba 2 and gated delta nets: what is convolved, in and out, and the gate.
 
     Where a layer attends too, the queries and the attention's result wait.
     """
+    convolved = _width(shapes, "ssm_conv1d.weight")
+    if not convolved:
+        return 0
     waiting = 2 * _width(shapes, "attn_q.weight") + _input(shapes, "attn_output.weight")
-    mixed = 4 * _width(shapes, "ssm_conv1d.weight") + _input(shapes, "ssm_out.weight")
-    return mixed + waiting if mixed else 0
+    return 4 * convolved + _input(shapes, "ssm_out.weight") + waiting + 2 * row
 
 
-def _time_mixing(shapes: Mapping[str, Shape], embedding_length: int) -> int:
+def _time_mixing(shapes: Mapping[str, Shape], row: int) -> int:
     """RWKV: five or six interpolations of each token with the one before, and what is made of them."""
     mixed = shapes.get("time_mix_lerp_fused.weight", ())
     if not mixed:
         return 0
-    return (11 if mixed[-1] == 5 else 16) * embedding_length
+    return (14 if mixed[-1] == 5 else 19) * row
 
 
-def _between_devices(shapes: Mapping[str, Shape], embedding_length: int) -> tuple[int, int]:
+def _between_devices(shapes: Mapping[str, Shape], row: int) -> dict[str, int]:
     if "time_mix_lerp_fused.weight" in shapes:
-        return embedding_length + embedding_length // 4, 2 * embedding_length + embedding_length // 2
+        return {"handed_on": row + row // 4, "taken_in": 2 * row + row // 2}
     inner = _input(shapes, "ssm_out.weight")
     taken_in = inner + _width(shapes, "ssm_conv1d.weight")
     if "ffn_norm.weight" not in shapes:  # Mamba alone
-        return inner, taken_in
+        return {"handed_on": inner, "taken_in": taken_in}
     # Jamba: only from a layer without experts to one with them
-    return (0, taken_in) if "ffn_gate_inp.weight" in shapes else (inner, embedding_length)
+    routed = "ffn_gate_inp.weight" in shapes
+    return {"handed_on": 0 if routed else inner, "taken_in": taken_in if routed else row}
 
 
 def _width(shapes: Mapping[str, Shape], name: str) -> int:

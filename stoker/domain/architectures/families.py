@@ -111,6 +111,12 @@ LOADED_PREDICTION = {
     "hy_v3": re.compile(r"ffn_(?!norm)|exp_probs_b|nextn\.(embed_tokens|shared_head)"),
     "step35": re.compile(r"attn_(q_norm|k_norm|gate)\.|ffn_(?!norm)|exp_probs_b|nextn\.(embed_tokens|shared_head)"),
 }
+# Those that could have such blocks compute all tokens to the end of their last layer; others go on
+# from its attention with the rows alone that are answered.
+WHOLE_LAST_LAYER = frozenset({
+    "bailingmoe3", "cohere2moe", "gemma4", "gpt-oss", "hy_v3", "nemotron_h", "qwen35", "qwen35moe", "qwen3next",
+    "step35",
+})  # fmt: skip
 CACHED_PREDICTION = frozenset({"bailingmoe3"})  # keeps keys and values of them nevertheless
 
 NO_FLASH_ATTENTION = frozenset({"grok"})  # llama.cpp switches it off

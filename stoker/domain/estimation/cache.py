@@ -77,6 +77,11 @@ def layer_cache(profile: ModelProfile, options: EngineOptions, shape: CacheShape
     return tuple(sizes)
 
 
+def is_quantised(cache_type: CacheType) -> bool:
+    """Whether elements are stored in blocks that share a scale."""
+    return CACHE_BLOCKS[cache_type][0] > 1
+
+
 def _row(cache_type: CacheType, elements: int) -> int:
     block, size = CACHE_BLOCKS[cache_type]
     return elements * size // block

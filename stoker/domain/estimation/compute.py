@@ -3,94 +3,128 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stoker.domain.architectures.activations import RESIDUALS
 from stoker.domain.deployments import EngineOptions
-from stoker.domain.estimation.cache import CacheShape, embeds, micro_batch_tokens
+from stoker.domain.estimation.cache import CacheShape, embeds, is_quantised, micro_batch_tokens
 from stoker.domain.gguf import LayerShape, ModelProfile
 
 COPIES = 4  # of a graph's inputs when devices work in a pipeline (ggml's GGML_SCHED_MAX_COPIES)
 _INDICES = 40  # bytes a token: ids, positions and cell numbers of a micro-batch
 _F32 = 4
 _INDEX = 8
+_ROTATED = 64  # elements: quantised keys and values are turned in pieces of so many
+_OUTPUT_ROWS = 3  # of embedding_length beside the logits
 _STATES = 3  # of a recurrent layer: read, joined with the batch, and written, for each slot but the first
 
 
 class MicroBatch(NamedTuple):
     """The sizes that the graph of one micro-batch is made of."""
 
+    profile: ModelProfile
     options: EngineOptions
     shape: CacheShape
     tokens: int
+    rows: int  # results: of each token when embedding, else of each slot's last
     residual: int  # bytes of one row of embedding_length a token
-    results: int  # bytes of the rows handed to the server
-    logits: int  # bytes
-    encoder: bool
-    masks: int  # of an encoder: one, and one more for a sliding window
 
     @classmethod
     def of(cls, profile: ModelProfile, options: EngineOptions, shape: CacheShape, context: int) -> "MicroBatch":
         """Of a model with `options`, whose slots have `context` tokens and whose cache has `shape`."""
-        embedding = embeds(profile, options)
         tokens = micro_batch_tokens(profile, options, context)
         tokens = -(-tokens // options.slots) * options.slots  # the graph takes equally many of each slot
-        rows = tokens if embedding else options.slots  # results: of each token, or of each slot's last
-        return cls(
-            options=options,
-            shape=shape,
-            tokens=tokens,
-            residual=_F32 * tokens * profile.embedding_length,
-            results=_F32 * rows * (profile.vocabulary + (profile.embedding_length if embedding else 0)),
-            logits=0 if profile.encoder else _F32 * rows * profile.vocabulary,
-            encoder=profile.encoder,
-            masks=2 if profile.sliding_window else 1,
-        )
+        rows = tokens if embeds(profile, options) else options.slots
+        return cls(profile, options, shape, tokens, rows, residual=_F32 * tokens * profile.embedding_length)
+
+    @property
+    def results(self) -> int:
+        """Bytes of the rows handed to the server; embedding, llama.cpp makes room for logits too."""
+        embedding = self.profile.embedding_length if embeds(self.profile, self.options) else 0
+        return _F32 * self.rows * (self.profile.vocabulary + embedding)
+
+    def device(self, start: int, end: int, *, copies: int) -> int:
+        """Bytes on the device of layers `start` to `end`, whose inputs it keeps `copies` times."""
+        layers, output = self.profile.layers[start:end], end > self.profile.block_count
+        if not layers:  # the output layer alone reads no more than the rows it answers
+            row = _F32 * self.rows * self.profile.embedding_length
+            return self._logits + (_OUTPUT_ROWS + copies) * row
+        inputs = self.inputs(layers)
+        if start or copies > 1:
+            inputs += self._between_devices(start, end)
+        return copies * inputs + self.peak(start, end, output=output, received=start > 0)
 
     def inputs(self, layers: Sequence[LayerShape]) -> int:
         """Bytes of the attention masks and indices that `layers` need."""
         element = 2 if self.options.flash_attention else 4
-        if self.encoder:
-            return self.tokens * (element * self.tokens * self.masks + _INDICES)
+        if self.profile.encoder:
+            masks = 2 if self.profile.sliding_window else 1
+            return self.tokens * (element * self.tokens * masks + _INDICES)
         total = self.tokens * _INDICES
         for windowed in (False, True):
             kept = [layer for layer in layers if layer.attends and layer.windowed is windowed]
             if kept:
                 total += self.tokens * element * (self.shape.windowed if windowed else self.shape.cells)
+                total += self._rotations(windowed)
                 if not self.options.flash_attention:  # values lie transposed: they are written one by one
                     total += self.tokens * _INDEX * max(layer.value_width for layer in kept)
         return total
 
-    def peak(self, layers: Sequence[LayerShape], *, output: bool) -> int:
-        """The most bytes alive at once on a device with `layers`, the output layer too if `output`."""
-        row = _F32 * self.tokens
-        others = self.options.slots - 1
-        moments = [
-            RESIDUALS * self.residual + max(row * layer.activations, row * layer.mixed + _STATES * others * layer.state)
-            for layer in layers
-        ]
-        if not self.options.flash_attention:
-            moments += [self._scores(layer) for layer in layers if layer.attends or self.encoder]
+    def peak(self, start: int, end: int, *, output: bool, received: bool) -> int:
+        """The most bytes alive at once of layers `start` to `end`, and of the output layer if `output`.
+
+        `received`: the first layer's residual stream came from elsewhere, and is counted among the inputs.
+        """
+        layers = self.profile.layers[start:end]
+        moments = [self._moment(layer, start + index, received and index == 0) for index, layer in enumerate(layers)]
         if output:
-            moments.append(self.logits + RESIDUALS * self.residual)
+            moments.append(self._logits + _OUTPUT_ROWS * _F32 * self.rows * self.profile.embedding_length)
         return max(moments, default=0)
+
+    def _moment(self, layer: LayerShape, index: int, received: bool) -> int:
+        elements = max(layer.attention, layer.mixing)
+        last = index == self.profile.trunk - 1 and not self.profile.whole_last_layer
+        if self.rows == self.tokens or not last:  # the last one's feed-forward part works on the answered rows alone
+            elements = max(elements, layer.feed_forward - (self.profile.embedding_length if received else 0))
+        others = self.options.slots - 1
+        size = _F32 * self.tokens * elements + (_STATES * others * layer.state if layer.mixing else 0)
+        if not self.options.flash_attention and (layer.attends or self.profile.encoder):
+            size = max(size, self._scores(layer))
+        return size
 
     def _scores(self, layer: LayerShape) -> int:
         """Every head's score of every cell, when there is no flash attention."""
-        cells = self.tokens if self.encoder else self.shape.of(layer) // self.shape.streams
+        cells = self.tokens if self.profile.encoder else self.shape.of(layer) // self.shape.streams
         query = max(_F32 * self.tokens * layer.query_width, self.residual)
         answers = max(0, layer.experts_used - 1) * self.residual  # of the experts before: a hole that is not reused
         return _F32 * self.tokens * layer.heads * cells + 2 * query + 2 * self.residual + answers
 
-    def between_devices(self, layers: Sequence[LayerShape], start: int, end: int) -> int:
-        """Bytes that the device of `layers[start:end]` takes in and hands on, in each copy of a pipeline."""
-        elements = 0
+    @property
+    def _logits(self) -> int:
+        return 0 if self.profile.encoder else _F32 * self.rows * self.profile.vocabulary
+
+    def _rotations(self, windowed: bool) -> int:
+        """Bytes of the matrices that keys and values are turned with before they are quantised (llama_kv_cache)."""
+        profile, options = self.profile, self.options
+        key = profile.windowed_key_length if windowed else profile.key_length
+        value = profile.windowed_value_length if windowed else profile.value_length
+        total = 0
+        if is_quantised(options.cache_type) and key and key % _ROTATED == 0:
+            total += _F32 * (key & -key) ** 2  # the largest power of two in it
+        if is_quantised(options.value_cache_type) and value and value % _ROTATED == 0:
+            total += _F32 * _ROTATED**2
+        return total
+
+    def _between_devices(self, start: int, end: int) -> int:
+        """Bytes that the device of layers `start` to `end` takes in and hands on, in each copy of a pipeline."""
+        layers, row = self.profile.layers, self.profile.embedding_length
+        elements = row * (2 if start == 0 and self.profile.encoder else 1)
         if 0 < start < len(layers) and (before := layers[start - 1]).state:
-            taken_in = layers[start].taken_in
-            elements += taken_in if before.handed_on else min(taken_in, self.residual // (_F32 * self.tokens))
+            elements += layers[start].taken_in if before.handed_on else min(layers[start].taken_in, row)
         if end < len(layers) and layers[end].taken_in:
             elements += layers[end - 1].handed_on
-        return (2 if start == 0 and self.encoder else 1) * self.residual + _F32 * self.tokens * elements
+        if is_quantised(self.options.value_cache_type) and any(layer.state for layer in layers):
+            elements += row  # an attention's result is turned back on the other side
+        return _F32 * self.tokens * elements
 
     def converted(self, layers: Sequence[LayerShape]) -> int:
         """Bytes, on the CPU, of the widest activations as the weights' type wants them (ggml's work buffer)."""
-        widest = max((layer.activations // 3 for layer in layers), default=0)
+        widest = max((layer.feed_forward // 3 for layer in layers), default=0)
         return max(2 * self.tokens * widest, self.residual // 2)

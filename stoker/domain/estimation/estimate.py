@@ -114,8 +114,6 @@ class _Model(NamedTuple):
             return DeviceMemory()
         profile, batch = self.profile, self.batch
         layers, output = profile.layers[start:end], end > profile.block_count
-        inputs = batch.inputs(layers)
-        taken = batch.between_devices(profile.layers, start, end) if start or pipelined else 0
         weights = sum(layer.weights + on_gpu * layer.padding for layer in layers)
         if layers:
             weights += profile.shared_weights
@@ -125,7 +123,7 @@ class _Model(NamedTuple):
             layers=end - start,
             weights=weights,
             cache=sum(self.cache[start:end]),
-            compute=batch.peak(layers, output=output) + (COPIES if pipelined else 1) * (inputs + taken),
+            compute=batch.device(start, end, copies=COPIES if pipelined else 1),
             overhead=DEVICE_OVERHEAD if on_gpu else 0,
         )
 
@@ -138,7 +136,7 @@ class _Model(NamedTuple):
         overhead = PROCESS_OVERHEAD + TOKENIZER_OVERHEAD * profile.vocabulary + PROMPT_CACHE
         if layers:
             weights += profile.shared_weights + (profile.output_weights if output else 0)
-            compute += batch.peak(layers, output=output) + 3 * batch.residual
+            compute += batch.peak(0, first, output=output, received=False) + 3 * batch.residual
             overhead += batch.converted(layers)
         else:
             compute += ((5 if pipelined else 2) + profile.encoder) * batch.residual

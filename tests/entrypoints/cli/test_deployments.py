@@ -41,6 +41,7 @@ def test_only_what_was_given_is_sent(api: FakeApi, stoker: Stoker) -> None:
     stoker(*DEPLOY, "--no-wait")
     every = [
         *("--replicas", "2", "--context", "4096", "--slots", "8", "--cache-type", "q8_0", "--embeddings"),
+        *("--cache-type-v", "f16", "--no-flash-attn", "--kv-unified"),
         *("--strategy", "binpack", "--selector", "zone=lab", "--selector", "disk=ssd"),
         *("--device", "box-1/gpu0", "--device", "box-2/gpu1", "--priority", "5", "--cpu-offload"),
     ]
@@ -51,7 +52,15 @@ def test_only_what_was_given_is_sent(api: FakeApi, stoker: Stoker) -> None:
             "name": "smol",
             "model": MODEL,
             "replicas": 2,
-            "options": {"context_length": 4096, "slots": 8, "cache_type": "q8_0", "embeddings": True},
+            "options": {
+                "context_length": 4096,
+                "slots": 8,
+                "cache_type": "q8_0",
+                "cache_type_v": "f16",
+                "flash_attention": False,
+                "kv_unified": True,
+                "embeddings": True,
+            },
             "strategy": "binpack",
             "worker_selector": {"zone": "lab", "disk": "ssd"},
             "devices": ["box-1/gpu0", "box-2/gpu1"],

@@ -75,7 +75,13 @@ def test_a_relative_path_and_a_file_source_say_the_same(
     stoker: Stoker, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(model.parent)
-    assert answer(stoker, "tiny.gguf") == answer(stoker, f"file:{model}") == answer(stoker, "./tiny.gguf")
+    assert answer(stoker, "tiny.gguf") == answer(stoker, f"file:{model}") == answer(stoker, "./x/../tiny.gguf")
+
+
+def test_a_link_keeps_its_name(stoker: Stoker, model: Path) -> None:
+    blob = model.rename(model.with_name("0123abcd"))
+    model.symlink_to(blob)
+    assert answer(stoker, str(model))["model"]["source"] == f"file:{model}"
 
 
 def test_shards_are_one_model(stoker: Stoker, tmp_path: Path) -> None:
