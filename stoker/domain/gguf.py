@@ -105,6 +105,7 @@ class ModelProfile(Value):
     encoder: bool = False  # reads all tokens at once and keeps no cache
     no_flash_attention: bool = False  # the engine switches it off for this architecture
     whole_last_layer: bool = False  # computes all tokens to its end, not the rows alone that are answered
+    whole_output: bool = False  # so does its output layer
     padded_values: bool = False  # without flash attention, layers without heads have values in the cache too
     has_chat_template: bool = False
     pooling: bool = False  # its header says how it pools: it answers embeddings, or scores

@@ -1,5 +1,6 @@
 """A model from a hub, by the command line: deployed, downloaded with progress, and removed while it downloads."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -61,6 +62,15 @@ def test_an_unknown_repository_is_refused_by_name(system: System) -> None:
     assert done.returncode in (1, 3)
     assert "acme/nothing" in done.stderr
     assert system.deployment("none") is None
+
+
+def test_the_server_and_the_command_line_estimate_the_same(system: System, hub: FakeHub) -> None:
+    with system.api() as api:
+        told = api.post("/estimates", json={"model": SOURCE, "devices": 2}).raise_for_status().json()
+    hub.forget()
+    shown = json.loads(system.cli("estimate", SOURCE, "--devices", "2", "-o", "json").stdout)
+    assert shown == told
+    assert hub.content_sent == 0, "what one process has read, the other does not read again"
 
 
 def test_the_hub_token_is_nowhere_to_be_seen(system: System) -> None:

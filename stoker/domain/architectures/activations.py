@@ -34,7 +34,11 @@ def widths(shapes: Mapping[str, Shape], *, embedding_length: int, query_width: i
     return Widths(
         feed_forward=max(dense + around if dense else 0, experts + around if experts else 0),
         attention=_attention(shapes, query, embedding_length),
-        mixing=max(_state_space(shapes, embedding_length), _time_mixing(shapes, embedding_length)),
+        mixing=max(
+            _state_space(shapes, embedding_length),
+            _time_mixing(shapes, embedding_length),
+            _short_convolution(shapes, embedding_length),
+        ),
         query=query,
         **_between_devices(shapes, embedding_length),
     )
@@ -80,7 +84,9 @@ def _attention(shapes: Mapping[str, Shape], query: int, row: int) -> int:
         return 0
     if "layer_output_norm.weight" in shapes:
         return query + _width(shapes, "attn_k.weight") + _width(shapes, "attn_v.weight") + row
-    return 2 * query + row
+    waiting = 0 if "ffn_norm.weight" in shapes else row  # the feed-forward part's input, where it is the same
+    latent = _width(shapes, "attn_q_b.weight") + _width(shapes, "attn_kv_a_mqa.weight")
+    return 2 * query + _width(shapes, "attn_k.weight") + latent + waiting + row
 
 
 def _state_space(shapes: Mapping[str, Shape], row: int) -> int:
@@ -101,6 +107,12 @@ def _time_mixing(shapes: Mapping[str, Shape], row: int) -> int:
     if not mixed:
         return 0
     return (14 if mixed[-1] == 5 else 19) * row
+
+
+def _short_convolution(shapes: Mapping[str, Shape], row: int) -> int:
+    """LFM2: what is convolved and its two gates, in one tensor."""
+    gated = _width(shapes, "shortconv.in_proj.weight")
+    return gated + 2 * row if gated else 0
 
 
 def _between_devices(shapes: Mapping[str, Shape], row: int) -> dict[str, int]:

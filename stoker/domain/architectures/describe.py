@@ -37,6 +37,7 @@ def describe(metadata: Mapping[str, MetadataValue], tensors: Sequence[TensorInfo
     encoder = keys.architecture in families.ENCODERS
     embeddings = [tensor for tensor in parts.input if tensor.name == "token_embd.weight"]
     tied = [] if encoder or "output.weight" in parts.names else embeddings
+    whole = keys.architecture in families.WHOLE_LAST_LAYER or keys.architecture not in families.KNOWN
     return ModelProfile(
         architecture=keys.architecture,
         name=_printable(metadata.get("general.name")),
@@ -61,7 +62,8 @@ def describe(metadata: Mapping[str, MetadataValue], tensors: Sequence[TensorInfo
         tied_weights=size_in_ram(tied),
         encoder=encoder,
         no_flash_attention=keys.architecture in families.NO_FLASH_ATTENTION,
-        whole_last_layer=keys.architecture in families.WHOLE_LAST_LAYER or keys.architecture not in families.KNOWN,
+        whole_last_layer=whole,
+        whole_output=whole and keys.architecture not in families.CUT_BEFORE_OUTPUT,
         padded_values=keys.architecture in families.PADDED_VALUES,
         has_chat_template=_is_filled(metadata.get("tokenizer.chat_template")),
         pooling=keys.number("pooling_type") != 0,

@@ -117,6 +117,7 @@ WHOLE_LAST_LAYER = frozenset({
     "bailingmoe3", "cohere2moe", "gemma4", "gpt-oss", "hy_v3", "nemotron_h", "qwen35", "qwen35moe", "qwen3next",
     "step35",
 })  # fmt: skip
+CUT_BEFORE_OUTPUT = frozenset({"gpt-oss", "step35"})  # of these, the output layer reads the answered rows alone
 CACHED_PREDICTION = frozenset({"bailingmoe3"})  # keeps keys and values of them nevertheless
 
 NO_FLASH_ATTENTION = frozenset({"grok"})  # llama.cpp switches it off

@@ -15,8 +15,8 @@ def balanced(profile: ModelProfile, options: EngineOptions, devices: int) -> tup
     """Layers of each of `devices` equal GPUs, the output layer counted as one: all of the model, none of them empty.
 
     Layers keep their order, so a device's share is a stretch of them, and what it takes depends on that stretch alone.
-    The answer is the least bound on a device's bytes within which all stretches fit, found by bisection. Where an even
-    number of layers each is as good, that is the answer.
+    The least bound on a device's bytes within which all stretches fit is found by bisection; of the splits within it,
+    one with even numbers of layers is taken.
     """
     most = profile.block_count + 1
     if devices == 0:
@@ -37,33 +37,53 @@ def balanced(profile: ModelProfile, options: EngineOptions, devices: int) -> tup
         assert isinstance(one, MemoryEstimate)  # noqa: S101  an even split was not refused
         return one.devices[1].total
 
-    best, low, high = even, 0, max(device.total for device in found.devices)
+    # All stretches fit within what the fullest of the even ones takes; then within less and less.
+    low, high = 0, max(device.total for device in found.devices)
     while low < high:
         bound = (low + high) // 2
-        if (split := _within(bound, cost, most, devices)) is None:
+        if (split := _within(bound, cost, 0, most, devices)) is None:
             low = bound + 1
         else:
-            best, high = split, _fullest(split, cost)
-    return best
+            high = _fullest(split, cost)
+    return _evenly(high, cost, most, devices)
 
 
-def _within(bound: int, cost: _Cost, most: int, devices: int) -> tuple[int, ...] | None:
-    """A split of which no device takes more than `bound` bytes: each as many layers as fit, and one at least."""
+def _within(bound: int, cost: _Cost, first: int, most: int, devices: int) -> tuple[int, ...] | None:
+    """Layers from `first` on for `devices` devices: each as many as fit into `bound` bytes, and one at least."""
     split: list[int] = []
-    first = 0
-    for left in reversed(range(devices)):  # devices behind this one, which get a layer each at least
-        end, last = first, most - left  # the most that fits lies between them: a longer stretch takes more
-        while end < last:
-            middle = (end + last + 1) // 2
-            if cost(first, middle) <= bound:
-                end = middle
-            else:
-                last = middle - 1
+    for left in reversed(range(devices)):
+        end = _reach(bound, cost, first, most - left)
         if end == first:
             return None
         split.append(end - first)
         first = end
     return tuple(split) if first == most else None
+
+
+def _evenly(bound: int, cost: _Cost, most: int, devices: int) -> tuple[int, ...]:
+    """A split within `bound`, which there is, with as even numbers of layers as that allows."""
+    split: list[int] = []
+    first = 0
+    for left in reversed(range(devices)):
+        end = _reach(bound, cost, first, most - left)  # with so many, the rest fits for certain
+        fair = min(end, first + -(-(most - first) // (left + 1)))
+        while fair < end and _within(bound, cost, fair, most, left) is None:
+            fair += 1
+        split.append(fair - first)
+        first = fair
+    return tuple(split)
+
+
+def _reach(bound: int, cost: _Cost, first: int, last: int) -> int:
+    """Where the longest stretch from `first` ends that takes at most `bound` bytes and ends by `last`."""
+    end = first
+    while end < last:
+        middle = (end + last + 1) // 2
+        if cost(first, middle) <= bound:  # a longer one takes more
+            end = middle
+        else:
+            last = middle - 1
+    return end
 
 
 def _fullest(split: Sequence[int], cost: _Cost) -> int:

@@ -43,13 +43,17 @@ class MicroBatch(NamedTuple):
     def device(self, start: int, end: int, *, copies: int) -> int:
         """Bytes on the device of layers `start` to `end`, whose inputs it keeps `copies` times."""
         layers, output = self.profile.layers[start:end], end > self.profile.block_count
-        if not layers:  # the output layer alone reads no more than the rows it answers
+        if not layers:
             row = _F32 * self.rows * self.profile.embedding_length
-            return self._logits + (_OUTPUT_ROWS + copies) * row
+            read = self.residual if self.profile.whole_output else row
+            return self._logits + _OUTPUT_ROWS * row + (copies + 1) * read
         inputs = self.inputs(layers)
         if start or copies > 1:
             inputs += self._between_devices(start, end)
-        return copies * inputs + self.peak(start, end, output=output, received=start > 0)
+        size = copies * inputs + self.peak(start, end, output=output, received=start > 0)
+        if start and copies == 1:  # below layers on the host, inputs lie where experts' answers would have fitted
+            size += self.residual * max(layer.experts_used for layer in layers)
+        return size
 
     def inputs(self, layers: Sequence[LayerShape]) -> int:
         """Bytes of the attention masks and indices that `layers` need."""
