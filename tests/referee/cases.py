@@ -83,6 +83,7 @@ def tiny_cases() -> Iterator[Case]:
         yield Case(name, _options(context_length=1024, slots=3, flash_attention=False), two, loaded=True)
         yield Case(name, _options(context_length=4096, slots=2, cache_type="q8_0", micro_batch=128), two, loaded=True)
         yield Case(name, _options(context_length=512, slots=2, kv_unified=True, micro_batch=1024), one, loaded=True)
+        yield Case(name, plain, (one[0] - 2,), loaded=True)  # the first two layers stay on the CPU
     for name in EMBEDDERS:
         for split in _splits(name):
             yield Case(name, _options(context_length=512, slots=1), split, loaded=True)
