@@ -130,6 +130,8 @@ class ProjectorProfile(Value):
     weights: Bytes
     padding: Bytes = 0  # as LayerShape's
     patches: int = Field(default=0, ge=0)  # of the largest picture that it encodes at once; positions, of sound
+    pixels: int = Field(default=0, ge=0)  # of that picture
     embedding_length: int = Field(default=0, ge=0)
     feed_forward: int = Field(default=0, ge=0)
+    gated: bool = False  # its feed-forward part multiplies two projections
     heads: int = Field(default=0, ge=0)

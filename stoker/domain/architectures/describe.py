@@ -36,7 +36,8 @@ def describe(metadata: Mapping[str, MetadataValue], tensors: Sequence[TensorInfo
         raise ValueError(f"{keys.architecture}.block_count is {block_count}, {predicting} of them for prediction only")
     encoder = keys.architecture in families.ENCODERS
     embeddings = [tensor for tensor in parts.input if tensor.name == "token_embd.weight"]
-    tied = [] if encoder or "output.weight" in parts.names else embeddings
+    untied = encoder and keys.architecture not in families.TIED_ENCODERS
+    tied = [] if untied or "output.weight" in parts.names else embeddings
     whole = keys.architecture in families.WHOLE_LAST_LAYER or keys.architecture not in families.KNOWN
     return ModelProfile(
         architecture=keys.architecture,

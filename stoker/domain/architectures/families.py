@@ -61,6 +61,7 @@ ENCODERS = frozenset({
     "bert", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "nomic-bert",
     "nomic-bert-moe",
 })  # fmt: skip
+TIED_ENCODERS = frozenset({"gemma-embedding"})  # load the token embeddings a second time nevertheless
 
 # Every layer keeps keys and values of the whole context (or, with latent attention, its compressed keys).
 # Some of these files have `attention.sliding_window` (phi3, qwen2, mistral as llama): llama.cpp does not act on it.

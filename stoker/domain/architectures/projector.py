@@ -29,21 +29,21 @@ def describe_projector(metadata: Mapping[str, MetadataValue], tensors: Sequence[
             raise ValueError(f"clip.*.{key} is {length}: at most {_MAX_LENGTH} makes sense")
         return length
 
-    patches = _SOUND_POSITIONS if "audio" in parts else 0
-    if "vision" in parts:
-        patches = max(patches, _patches(metadata))
+    side = _patches_a_side(metadata) if "vision" in parts else 0
     return ProjectorProfile(
         name=str(metadata.get("general.name", ""))[:128],
         weights=size_in_ram(tensors),
         padding=size_of_gpu_padding(tensors),
-        patches=patches,
+        patches=max(side * side, _SOUND_POSITIONS if "audio" in parts else 0),
+        pixels=(side * _number(metadata, "clip.vision.patch_size")) ** 2,
         embedding_length=largest("embedding_length"),
         feed_forward=largest("feed_forward_length"),
+        gated=any(".ffn_gate." in tensor.name for tensor in tensors),
         heads=largest("attention.head_count"),
     )
 
 
-def _patches(metadata: Mapping[str, MetadataValue]) -> int:
+def _patches_a_side(metadata: Mapping[str, MetadataValue]) -> int:
     side = _number(metadata, "clip.vision.image_size") // (_number(metadata, "clip.vision.patch_size") or 1)
     merged = max(
         1,
@@ -54,7 +54,7 @@ def _patches(metadata: Mapping[str, MetadataValue]) -> int:
         side = max(side, _TOKENS_A_SIDE * merged)
     if side > _MAX_SIDE:
         raise ValueError(f"clip.vision.image_size makes {side} patches a side: at most {_MAX_SIDE} make sense")
-    return side * side
+    return side
 
 
 def _number(metadata: Mapping[str, MetadataValue], key: str) -> int:

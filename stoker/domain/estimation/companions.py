@@ -8,18 +8,24 @@ from stoker.domain.gguf import ProjectorProfile
 
 _Part = TypeVar("_Part", DeviceMemory, HostMemory)
 _F32 = 4
-_RESIDUALS = 6  # rows of embedding_length beside the widest moment: its norms, and the merged patches
+_CHANNELS = 3  # of a picture, which the host keeps as numbers
 
 
 def with_projector(
     estimate: MemoryEstimate, projector: ProjectorProfile, options: EngineOptions, *, on_gpu: bool
 ) -> MemoryEstimate:
-    """`estimate` with `projector` where llama-server puts it: on the first device, or in RAM when there is none."""
-    weights = projector.weights + (projector.padding if on_gpu else 0)
-    row = 3 * projector.feed_forward + _RESIDUALS * projector.embedding_length
+    """`estimate` with `projector` where llama-server puts it: on the first device, or in RAM when there is none.
+
+    Its graph is that of a transformer which reads all patches at once (llama.cpp: tools/mtmd/clip.cpp).
+    """
+    row = projector.embedding_length
+    widest = (3 if projector.gated else 1) * projector.feed_forward + 3 * row + row // 2
     if not options.flash_attention:
-        row = max(row, projector.heads * projector.patches + _RESIDUALS * projector.embedding_length)
-    return _added(estimate, DeviceMemory(weights=weights, compute=_F32 * projector.patches * row))
+        widest = max(widest, projector.heads * projector.patches + 4 * row + row // 2)
+    weights = projector.weights + (projector.padding if on_gpu else 0)
+    picture = HostMemory(compute=_F32 * _CHANNELS * projector.pixels)
+    beside = estimate.model_copy(update={"host": _sum(estimate.host, picture)})
+    return _added(beside, DeviceMemory(weights=weights, compute=_F32 * projector.patches * widest))
 
 
 def with_draft(estimate: MemoryEstimate, draft: MemoryEstimate) -> MemoryEstimate:
@@ -46,7 +52,7 @@ def _added(estimate: MemoryEstimate, more: DeviceMemory) -> MemoryEstimate:
     return estimate.model_copy(update={"devices": (_sum(first, more), *others)})
 
 
-def _sum(part: _Part, more: DeviceMemory) -> _Part:
+def _sum(part: _Part, more: DeviceMemory | HostMemory) -> _Part:
     return part.model_copy(
         update={
             "weights": part.weights + more.weights,

@@ -35,6 +35,7 @@ def test_gemma_3() -> None:
         weights=2 * 1152 * (4304 + 9),
         padding=0,
         patches=64 * 64,
+        pixels=896 * 896,
         embedding_length=1152,
         feed_forward=4304,
         heads=16,

@@ -14,7 +14,14 @@ from stoker.domain.workers import DeviceKind
 from tests.builders import make_profile
 
 PROJECTOR = ProjectorProfile(
-    name="Gemma 3", weights=800 * MIB, padding=MIB, patches=4096, embedding_length=1152, feed_forward=4304, heads=16
+    name="Gemma 3",
+    weights=800 * MIB,
+    padding=MIB,
+    patches=4096,
+    pixels=896 * 896,
+    embedding_length=1152,
+    feed_forward=4304,
+    heads=16,
 )
 DRAFT = make_profile(name="Llama 3.2 1B", layers=16, embedding_length=2048, input_weights=150 * MIB)
 
@@ -30,7 +37,8 @@ def test_a_projector_stands_on_the_first_device() -> None:
     assert beside.devices[0].weights - alone.devices[0].weights == 801 * MIB
     assert beside.devices[0].compute > alone.devices[0].compute
     assert beside.devices[1:] == alone.devices[1:]
-    assert beside.host == alone.host
+    assert beside.host.compute - alone.host.compute == 3 * 4 * 896 * 896
+    assert beside.host.weights == alone.host.weights
 
 
 def test_without_a_device_it_stands_in_ram() -> None:
