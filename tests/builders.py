@@ -157,13 +157,18 @@ def _add_tokenizer(writer: gguf.GGUFWriter, vocabulary: int, chat_template: str 
 
 
 def make_layer(**overrides: Any) -> LayerShape:
-    """A layer of Llama 3.1 8B: 8 heads of 128 keys and as many values, a gated feed-forward part of 14,336."""
+    """A layer of Llama 3.1 8B: 8 heads of 128 keys and as many values, a gated feed-forward part of 14,336.
+
+    The moments are with rows of 4096: three beside the feed-forward part, one beside queries and keys.
+    """
     values: dict[str, Any] = {
         "weights": 125 * MIB,
         "key_width": 1024,
         "value_width": 1024,
         "heads": 32,
-        "activations": 3 * 14_336,
+        "query_width": 4096,
+        "feed_forward": 3 * 14_336 + 3 * 4096,
+        "attention": 2 * 4096 + 1024 + 4096,
     }
     return LayerShape(**(values | overrides))
 

@@ -1,6 +1,7 @@
 """The command line of llama.cpp's server, built from a placement."""
 
 from stoker.domain.deployments import DeploymentSpec
+from stoker.domain.estimation.cache import batch_sizes
 from stoker.domain.estimation.estimate import PROMPT_CACHE
 from stoker.domain.placement.types import Placement
 from stoker.domain.units import MIB
@@ -28,11 +29,7 @@ def main_server_arguments(
     """
     options, estimate = spec.options, placement.estimate
     embeds = options.embeddings or pooling
-    batch, micro_batch = options.batch, options.micro_batch
-    if embeds:
-        # An input to embed must fit into one micro-batch, and the server reserves a result for each token of a batch.
-        # Mean pooling aborts llama.cpp when a micro-batch cannot be shared equally among the slots.
-        batch = micro_batch = -(-min(batch, micro_batch) // options.slots) * options.slots
+    batch, micro_batch = batch_sizes(options, estimate.context_length, embedding=embeds)
     arguments = [
         *("--host", host, "--port", "0"),
         *("-m", model_path, "-a", alias),

@@ -121,6 +121,10 @@ WHOLE_LAST_LAYER = frozenset({
 CUT_BEFORE_OUTPUT = frozenset({"gpt-oss", "step35"})  # of these, the output layer reads the answered rows alone
 CACHED_PREDICTION = frozenset({"bailingmoe3"})  # keeps keys and values of them nevertheless
 
+# With more layers than these, a quantised cache in several streams makes more nodes than llama.cpp's graph has room for
+# (llama_context::graph_max_nodes counts tensors, and these fuse theirs): it aborts.
+FEW_NODES = {"phi3": 32}
+
 NO_FLASH_ATTENTION = frozenset({"grok"})  # llama.cpp switches it off
 PADDED_VALUES = frozenset({"deci"})  # without flash attention, layers without heads have values in the cache too
 

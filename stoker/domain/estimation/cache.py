@@ -48,10 +48,23 @@ def cache_shape(profile: ModelProfile, options: EngineOptions, context: int) -> 
 
 def micro_batch_tokens(profile: ModelProfile, options: EngineOptions, context: int) -> int:
     """Tokens of one micro-batch when slots have `context` tokens each."""
-    asked = min(options.micro_batch, options.batch)
-    if embeds(profile, options):  # as llamacpp.main_server_arguments asks for it
-        asked = -(-asked // options.slots) * options.slots
-    return min(asked, padded(context * options.slots) if profile.encoder else context * options.slots)
+    _, micro_batch = batch_sizes(options, context, embedding=embeds(profile, options))
+    return min(micro_batch, padded(context * options.slots) if profile.encoder else context * options.slots)
+
+
+def batch_sizes(options: EngineOptions, context: int, *, embedding: bool) -> tuple[int, int]:
+    """Tokens of a batch and of a micro-batch that the engine is asked for, when slots have `context` tokens each.
+
+    Every slot must be able to answer in one batch: llama.cpp aborts where there are fewer tokens than slots. An input
+    to embed must fit into one micro-batch, the server reserves a result for each token of a batch, and pooling aborts
+    where the tokens cannot be shared equally among the slots.
+    """
+    batch, micro_batch = max(options.batch, options.slots), options.micro_batch
+    if not embedding:
+        return batch, micro_batch
+    most = padded(context * options.slots) // options.slots  # of a slot
+    shared = min(-(-min(batch, micro_batch) // options.slots), most) * options.slots
+    return shared, shared
 
 
 def embeds(profile: ModelProfile, options: EngineOptions) -> bool:

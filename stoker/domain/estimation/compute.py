@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stoker.domain.deployments import EngineOptions
+from stoker.domain.deployments import CacheType, EngineOptions
 from stoker.domain.estimation.cache import CacheShape, embeds, is_quantised, micro_batch_tokens
 from stoker.domain.gguf import LayerShape, ModelProfile
 
 COPIES = 4  # of a graph's inputs when devices work in a pipeline (ggml's GGML_SCHED_MAX_COPIES)
 _INDICES = 40  # bytes a token: ids, positions and cell numbers of a micro-batch
+_F16 = 2
 _F32 = 4
 _INDEX = 8
 _ROTATED = 64  # elements: quantised keys and values are turned in pieces of so many
@@ -91,7 +92,17 @@ class MicroBatch(NamedTuple):
         size = _F32 * self.tokens * elements + (_STATES * others * layer.state if layer.mixing else 0)
         if not self.options.flash_attention and (layer.attends or self.profile.encoder):
             size = max(size, self._scores(layer))
-        return size
+        return max(size, self._halved(layer))
+
+    def _halved(self, layer: LayerShape) -> int:
+        """Flash attention reads f32 keys and values as f16: a copy of a whole layer's (llm_graph_context)."""
+        if not self.options.flash_attention or not layer.attends:
+            return 0
+        halved = layer.key_width if self.options.cache_type is CacheType.F32 else 0
+        halved += layer.value_width if self.options.value_cache_type is CacheType.F32 else 0
+        if not halved:
+            return 0
+        return _F16 * self.shape.of(layer) * halved + _F32 * self.tokens * 3 * layer.query_width + 2 * self.residual
 
     def _scores(self, layer: LayerShape) -> int:
         """Every head's score of every cell, when there is no flash attention."""

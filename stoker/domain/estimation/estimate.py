@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+from stoker.domain.architectures import families
 from stoker.domain.deployments import EngineOptions
-from stoker.domain.estimation.cache import CACHE_BLOCKS, CacheShape, cache_shape, layer_cache
+from stoker.domain.estimation.cache import CACHE_BLOCKS, CacheShape, cache_shape, embeds, is_quantised, layer_cache
 from stoker.domain.estimation.companions import with_draft, with_projector
 from stoker.domain.estimation.compute import COPIES, MicroBatch
 from stoker.domain.estimation.types import DeviceMemory, EstimateRefusal, HostMemory, MemoryEstimate
@@ -183,6 +184,17 @@ def _cache_type(profile: ModelProfile, options: EngineOptions) -> str:
         return f"values of the type {values} need flash attention, which {profile.architecture} has not: ask for f16"
     if CACHE_BLOCKS[values][0] > 1 and not options.flash_attention:
         return f"values of the type {values} need flash attention: set flash_attention to true, or cache_type_v to f16"
+    if (
+        profile.architecture in families.FEW_NODES
+        and profile.block_count > families.FEW_NODES[profile.architecture]
+        and options.slots > 1
+        and not (options.kv_unified or embeds(profile, options))
+        and (is_quantised(keys) or is_quantised(values))
+    ):
+        return (
+            f"llama.cpp aborts with a {keys} cache, {options.slots} slots and {profile.architecture} of "
+            f"{profile.block_count} layers: set kv_unified to true, slots to 1, or cache_type to f16"
+        )
     if keys is not values and any(layer.attends and not layer.value_width for layer in profile.layers):
         return f"{profile.architecture} works values out of its keys: cache_type_v must be {keys} too, and is {values}"
     return ""

@@ -20,7 +20,8 @@ TENSORS = [
 
 def test_a_dense_model() -> None:
     found = metadata() | {"general.name": "A\n model", "tokenizer.ggml.tokens": MetadataArray(1000)}
-    layer = LayerShape(weights=3 * 32_768, key_width=32, value_width=32, heads=4, query_width=64, activations=3 * 256)
+    layer = LayerShape(weights=3 * 32_768, key_width=32, value_width=32, heads=4, query_width=64)
+    layer = layer.model_copy(update={"feed_forward": 3 * 256 + 3 * 64, "attention": 3 * 64})
     assert describe(found, TENSORS, "F16") == ModelProfile(
         architecture="llama",
         name="A model",
@@ -160,64 +161,6 @@ def test_the_padding_of_tied_embeddings_is_the_output_layers() -> None:
     )
     assert tied.output_padding == 480  # 448 elements are 476 bytes, and 68,476 is 4 short of a multiple of 128
     assert free.output_padding == 0, "the embeddings stay in RAM"
-
-
-def test_blocks_for_prediction_are_counted_but_not_loaded() -> None:
-    found = profile_of("glm4moe", 3, nextn_predict_layers=1)
-    assert [layer.weights for layer in found.layers] == [32_768, 32_768, 0]
-    assert (found.unused_weights, found.block_count) == (32_768, 3)
-
-
-PREDICTION = {
-    "attn_norm.weight": (64,),
-    "attn_q.weight": (64, 64),
-    "attn_k.weight": (64, 32),
-    "attn_v.weight": (64, 32),
-    "attn_output.weight": (64, 64),
-    "attn_q_norm.weight": (16,),
-    "attn_k_norm.weight": (16,),
-    "ffn_norm.weight": (64,),
-    "ffn_gate_inp.weight": (64, 4),
-    "ffn_up_exps.weight": (64, 32, 4),
-    "ffn_gate_exps.weight": (64, 32, 4),
-    "ffn_down_exps.weight": (32, 64, 4),
-    "ffn_down_shexp.weight": (32, 64),
-    "nextn.eh_proj.weight": (128, 64),
-    "nextn.enorm.weight": (64,),
-    "nextn.hnorm.weight": (64,),
-    "nextn.embed_tokens.weight": (64, 1000),
-    "nextn.shared_head_head.weight": (64, 1000),
-    "nextn.shared_head_norm.weight": (64,),
-}
-HEADS = {"nextn.embed_tokens.weight", "nextn.shared_head_head.weight", "nextn.shared_head_norm.weight"}
-FEED_FORWARD = {name for name in PREDICTION if name.startswith("ffn_")} - {"ffn_norm.weight"}
-
-
-@pytest.mark.parametrize(
-    ("architecture", "loaded"),
-    [
-        ("glm4moe", set()),
-        ("deepseek2", set()),
-        ("cohere2moe", HEADS),
-        ("hy_v3", HEADS | FEED_FORWARD),
-        ("step35", HEADS | FEED_FORWARD | {"attn_q_norm.weight", "attn_k_norm.weight"}),
-    ],
-)
-def test_what_is_loaded_of_a_block_for_prediction(architecture: str, loaded: set[str]) -> None:
-    """Their load_arch_tensors skip what gets `mtp_flags`, and take what else they find."""
-    more = [tensor(f"blk.1.{name}", *shape) for name, shape in PREDICTION.items()]
-    found = describe(
-        metadata(
-            architecture,
-            nextn_predict_layers=1,
-            attention__sliding_window=64,
-            attention__sliding_window_pattern=[True, True],
-        ),
-        [*layers(1), *more],
-    )
-    sizes = {each.name.removeprefix("blk.1."): each.size for each in more}
-    assert found.layers[1].weights == sum(sizes[name] for name in loaded)
-    assert found.unused_weights == sum(size for name, size in sizes.items() if name not in loaded)
 
 
 # --- what is refused, and what is not served ---------------------------------------------------------------

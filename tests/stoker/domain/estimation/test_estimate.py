@@ -46,7 +46,7 @@ def refused(profile: ModelProfile, options: dict[str, Any] | None = None, split:
 
 INPUTS = 8 * MIB + 20 * KIB  # a mask of 512 x 8192 F16, 40 bytes a token
 ROW = 8 * MIB  # 512 rows of 4096 in F32
-WIDEST = 84 * MIB  # 512 x 3 x 14,336 in F32
+WIDEST = 108 * MIB  # 512 x (3 x 14,336 + 3 x 4096) in F32
 LAYERS = 32 * 125 * MIB
 RESULTS = 4 * 4 * 128_256
 AT_REST = PROCESS_OVERHEAD + PROMPT_CACHE + TOKENIZER_OVERHEAD * 128_256
@@ -61,7 +61,7 @@ def test_on_one_gpu() -> None:
                 layers=33,
                 weights=LAYERS + 411 * MIB,
                 cache=4 * GIB,  # 128 KiB a token
-                compute=INPUTS + WIDEST + 3 * ROW,
+                compute=INPUTS + WIDEST,
                 overhead=DEVICE_OVERHEAD,
             ),
         ),
@@ -78,9 +78,9 @@ def test_on_the_cpu_alone() -> None:
         host=HostMemory(
             weights=282 * MIB + LAYERS + 411 * MIB,
             cache=4 * GIB,
-            compute=INPUTS + WIDEST + 6 * ROW,
+            compute=INPUTS + WIDEST + 3 * ROW,
             output=RESULTS,
-            overhead=AT_REST + 2 * 512 * 14_336,  # activations once more, as F16
+            overhead=AT_REST + 2 * 512 * (14_336 + 4096),  # a third of the widest moment once more, as F16
         ),
     )
 
@@ -90,7 +90,7 @@ def test_on_two_gpus_in_a_pipeline() -> None:
     first, second = found.devices
     assert (first.layers, first.weights, first.cache) == (17, 17 * 125 * MIB, 17 * 128 * MIB)
     assert (second.layers, second.weights, second.cache) == (16, (15 * 125 + 411) * MIB, 15 * 128 * MIB)
-    assert first.compute == second.compute == COPIES * (INPUTS + ROW) + WIDEST + 3 * ROW
+    assert first.compute == second.compute == COPIES * (INPUTS + ROW) + WIDEST
     assert found.host.compute == COPIES * INPUTS + 5 * ROW
     assert found.host.weights == 282 * MIB
 
@@ -98,15 +98,21 @@ def test_on_two_gpus_in_a_pipeline() -> None:
 def test_layers_that_stay_on_the_host_end_the_pipeline() -> None:
     found = estimated(make_profile(), split=(10, 10))
     assert [device.layers for device in found.devices] == [10, 10]
-    for device in found.devices:  # no copies; what it takes in may be a row more
-        assert device.compute - (INPUTS + WIDEST + 3 * ROW) in (0, ROW)
+    assert {device.compute for device in found.devices} == {INPUTS + ROW + WIDEST}, "no copies; each takes a row in"
     assert (found.host.weights, found.host.cache) == ((282 + 13 * 125) * MIB, 13 * 128 * MIB)
-    assert found.host.compute == INPUTS + WIDEST + 6 * ROW
+    assert found.host.compute == INPUTS + WIDEST + 3 * ROW
 
 
 def test_the_output_layer_alone() -> None:
     found = estimated(make_profile(), split=(1,))
-    assert (found.devices[0].weights, found.devices[0].cache) == (411 * MIB, 0)
+    assert found.devices == (
+        DeviceMemory(
+            layers=1,
+            weights=411 * MIB,
+            compute=4 * 4 * 128_256 + 5 * 64 * KIB,  # logits, and rows of the four answers
+            overhead=DEVICE_OVERHEAD,
+        ),
+    )
     assert found.host.weights == 282 * MIB + LAYERS
 
 
@@ -147,13 +153,13 @@ def test_embedding_hands_a_result_of_every_token_over() -> None:
 
 
 def test_an_encoder_keeps_no_cache() -> None:
-    encoder = make_profile(
-        layers=(LayerShape(weights=MIB, heads=12, activations=3072),) * 12, encoder=True, pooling=True
-    )
-    assert estimated(encoder, split=(13,)).devices[0].cache == 0
-    assert (
-        estimated(encoder, split=(13,)).devices[0].compute < estimated(make_profile(), split=(33,)).devices[0].compute
-    )
+    """BERT base: 512 tokens, whose mask is 512 x 512; its feed-forward part of 3072 with two rows of 768."""
+    layer = LayerShape(weights=MIB, heads=12, query_width=768, feed_forward=3072 + 2 * 768, attention=4 * 768)
+    encoder = make_profile(layers=(layer,) * 12, embedding_length=768, encoder=True, pooling=True)
+    found = estimated(encoder, split=(13,))
+    inputs = 512 * (2 * 512 + 40)
+    assert (found.devices[0].cache, found.devices[0].compute) == (0, inputs + 4 * 512 * 4608)
+    assert (found.host.cache, found.host.compute) == (0, inputs + 3 * 4 * 512 * 768)
 
 
 def test_grok_computes_without_flash_attention_whatever_is_asked_for() -> None:

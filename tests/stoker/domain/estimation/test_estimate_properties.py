@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,7 +36,12 @@ layer_shapes = st.builds(
     state=st.integers(0, 2**24),
     heads=st.integers(0, 128),
     query_width=st.integers(0, 2**16),
-    activations=st.integers(0, 2**18),
+    experts_used=st.integers(0, 16),
+    feed_forward=st.integers(0, 2**18),
+    attention=st.integers(0, 2**17),
+    mixing=st.integers(0, 2**17),
+    handed_on=st.integers(0, 2**15),
+    taken_in=st.integers(0, 2**15),
 )
 profiles = st.builds(
     make_profile,
@@ -51,6 +57,8 @@ profiles = st.builds(
     tied_weights=st.integers(0, 2**33),
     encoder=st.booleans(),
     pooling=st.booleans(),
+    whole_last_layer=st.booleans(),
+    whole_output=st.booleans(),
 )
 asked_options = st.builds(
     EngineOptions,
@@ -111,19 +119,41 @@ def test_a_larger_micro_batch_never_needs_less(
     assert grows(estimated(profile, asked, split, on), estimated(profile, larger, split, on))
 
 
-@given(spread(), asked_options)
+@pytest.mark.parametrize(
+    "types",
+    [
+        (CacheType.F16, CacheType.F32),
+        (CacheType.Q4_0, CacheType.Q4_1, CacheType.Q5_0, CacheType.Q5_1, CacheType.Q8_0),
+    ],
+)
+@given(model=spread(), asked=asked_options)
 def test_a_smaller_cache_type_needs_less_cache_and_nothing_else(
-    model: tuple[ModelProfile, tuple[int, ...]], asked: EngineOptions
+    types: tuple[CacheType, ...], model: tuple[ModelProfile, tuple[int, ...]], asked: EngineOptions
 ) -> None:
+    """Among those that are quantised, and those that are not."""
     profile, split = model
-    found = [
-        estimated(profile, asked.model_copy(update={"flash_attention": True, "cache_type": cache_type}), split)
-        for cache_type in (CacheType.Q4_0, CacheType.Q4_1, CacheType.Q5_0, CacheType.Q8_0, CacheType.F16, CacheType.F32)
-    ]
+    found = [estimated(profile, of_type(asked, cache_type), split) for cache_type in types]
     for smaller, larger in pairwise(found):
         for one, other in zip(parts(smaller), parts(larger), strict=True):
             assert one.cache <= other.cache
             assert one.model_copy(update={"cache": 0}) == other.model_copy(update={"cache": 0})
+
+
+@given(spread(), asked_options)
+def test_a_quantised_cache_needs_less_cache_and_more_to_compute(
+    model: tuple[ModelProfile, tuple[int, ...]], asked: EngineOptions
+) -> None:
+    """Its keys and values are turned before; with few cells that may be more than is saved."""
+    profile, split = model
+    smaller, larger = (estimated(profile, of_type(asked, each), split) for each in (CacheType.Q8_0, CacheType.F16))
+    for one, other in zip(parts(smaller), parts(larger), strict=True):
+        assert one.cache <= other.cache
+        assert one.compute >= other.compute
+        assert one.model_copy(update={"cache": 0, "compute": 0}) == other.model_copy(update={"cache": 0, "compute": 0})
+
+
+def of_type(asked: EngineOptions, cache_type: CacheType) -> EngineOptions:
+    return asked.model_copy(update={"flash_attention": True, "cache_type": cache_type})
 
 
 @given(spread(), asked_options, kinds)
