@@ -74,9 +74,15 @@ class ServerActivities:
 
     async def _tell_ready(self, server: MainServerSpec, status: ProcessStatus, load_seconds: float) -> None:
         """Signals the instance that its main server answers, and what it took."""
-        memory = await self._supervisor.measure(server.key)
-        if memory is not None:
-            _warn_if_exceeded(server, memory)
+        memory: MeasuredMemory | None = None
+        try:
+            memory = await self._supervisor.measure(server.key)
+            if memory is not None:
+                _warn_if_exceeded(server, memory)
+        except Exception as error:
+            # Whatever it is: a server that answers must become ready, though nobody knows what it took. An instance
+            # that is never told so holds its claims and serves nobody.
+            log.exception("memory_not_measured", instance=server.key.instance_id, error=repr(error))
         await _signal_ready(
             MainReady(
                 incarnation=server.key.incarnation,

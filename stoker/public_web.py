@@ -20,10 +20,11 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import httpx2
 
+from stoker.deadline_transport import DeadlineTransport, network_deadline
 from stoker.model_source_error import ModelSourceError
 
 MAX_REDIRECTS = 5
-TIMEOUT_SECONDS = 10.0  # to connect, and between two pieces of an answer
+TIMEOUT_SECONDS = 10.0  # to connect, and between two pieces of an answer: the deadline may come earlier
 _MAX_ADDRESSES = 4  # of one name: so many are tried
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -61,10 +62,16 @@ class PublicWeb:
 
     @contextmanager
     def get(self, url: str, headers: Mapping[str, str], deadline: float) -> Iterator[httpx2.Response]:
-        """The answer, not yet read, behind all redirects, whatever its status; `deadline` is of `time.monotonic`.
+        """The answer, not yet read, behind all redirects, whatever its status.
 
-        Raises ModelSourceError: url_not_allowed where the rules forbid it, url_unavailable where nobody answers.
+        `deadline`, of `time.monotonic`, holds for all of it: for each redirect, for the headers, and for the body that
+        is read inside. Raises ModelSourceError: url_not_allowed where the rules forbid it, url_unavailable where nobody
+        answers or not in time.
         """
+        with network_deadline(deadline):
+            yield from self._get(url, headers, deadline)
+
+    def _get(self, url: str, headers: Mapping[str, str], deadline: float) -> Iterator[httpx2.Response]:
         named = url
         for _ in range(MAX_REDIRECTS + 1):
             response = self._send(url, headers, deadline)
@@ -74,7 +81,7 @@ class PublicWeb:
                     return
                 url = _redirected(url, response.headers["location"])
             except httpx2.HTTPError as error:
-                raise _unavailable(url, error) from error
+                raise _failed(url, error, deadline) from error
             except TimeoutError as error:
                 raise _too_slow(url) from error
             finally:
@@ -87,8 +94,7 @@ class PublicWeb:
             raise _not_allowed(f"{_shown(url)} is not encrypted: only https is taken")
         failure: httpx2.HTTPError | None = None
         for address in self._addresses(parts):
-            left = deadline - time.monotonic()
-            if left <= 0:
+            if time.monotonic() >= deadline:
                 raise _too_slow(url)
             host = f"[{address}]" if address.version == 6 else str(address)
             pinned = parts._replace(netloc=host if parts.port is None else f"{host}:{parts.port}").geturl()
@@ -98,7 +104,7 @@ class PublicWeb:
                     "GET",
                     pinned,
                     headers={**headers, "Host": parts.netloc.rpartition("@")[2]},
-                    timeout=min(TIMEOUT_SECONDS, left),
+                    timeout=TIMEOUT_SECONDS,
                     extensions={"sni_hostname": parts.hostname},  # whose certificate it must be
                 )
                 return client.send(request, stream=True)
@@ -107,8 +113,8 @@ class PublicWeb:
             except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
                 failure = error
             except httpx2.HTTPError as error:
-                raise _unavailable(url, error) from error
-        raise _unavailable(url, failure)
+                raise _failed(url, error, deadline) from error
+        raise _failed(url, failure, deadline)
 
     def _addresses(self, parts: SplitResult) -> list[_Address]:
         """What the host's name resolves to; all of it must be allowed."""
@@ -131,7 +137,9 @@ class PublicWeb:
         """One a host: connections are kept by address, and another host at that address has another certificate."""
         with self._lock:
             if (client := self._clients.get(parts.netloc)) is None:
-                client = self._clients[parts.netloc] = httpx2.Client(verify=_tls(), trust_env=False)
+                client = self._clients[parts.netloc] = httpx2.Client(
+                    transport=DeadlineTransport(_tls()), trust_env=False
+                )
             return client
 
 
@@ -169,7 +177,9 @@ def _too_slow(url: str) -> ModelSourceError:
     return ModelSourceError("url_unavailable", f"{_shown(url)} is too slow: it was not read in time", retryable=True)
 
 
-def _unavailable(url: str, error: httpx2.HTTPError | None) -> ModelSourceError:
+def _failed(url: str, error: httpx2.HTTPError | None, deadline: float) -> ModelSourceError:
+    if isinstance(error, httpx2.TimeoutException) and time.monotonic() >= deadline:
+        return _too_slow(url)
     reason = str(error) or type(error).__name__
     retryable = isinstance(error, httpx2.TransportError)
     return ModelSourceError("url_unavailable", f"{_shown(url)}: {reason}", retryable=retryable)

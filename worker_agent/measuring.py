@@ -23,7 +23,6 @@ _LOAD_SECONDS = 0.5  # for the log to tell of the whole load: llama.cpp's is wri
 _POLL_SECONDS = 0.02
 _LOAD_BYTES = 1 * MIB  # of a log that are looked through: a load takes some 20 KiB
 _LINE_BYTES = 64 * KIB  # held at once
-_LOADED = b"listening on "  # what llama-server writes last before it serves
 
 
 def no_devices(_pid: int) -> Mapping[DeviceId, Bytes]:
@@ -35,7 +34,7 @@ async def measure_memory(log_file: Path, pid: int, device_use: DeviceUse = no_de
     """What the process of `pid`, which has just become ready and writes `log_file`, took.
 
     None, and why is logged, where the log does not name its buffers: it was turned over too often since, or it is
-    another engine's. Never raises and never takes longer than 2 s.
+    another engine's, or its times go back. Never raises and never takes longer than 2 s.
     """
     found: MemoryMeasurement | None = None
     try:
@@ -47,7 +46,9 @@ async def measure_memory(log_file: Path, pid: int, device_use: DeviceUse = no_de
     except (OSError, ValueError) as error:  # TimeoutError is an OSError: a driver that hangs, say
         log.warning("memory_not_measured", process=log_file.stem, error=repr(error))
     else:
-        log.warning("memory_not_measured", process=log_file.stem, error="its log names no buffers")
+        log.warning(
+            "memory_not_measured", process=log_file.stem, error="its log names no buffers, or its times go back"
+        )
     return MeasuredMemory(buffers=found.buffers) if found is not None else None
 
 
@@ -65,22 +66,24 @@ async def _loaded(log_file: Path) -> MemoryMeasurement | None:
 def read_load(path: Path) -> tuple[MemoryMeasurement | None, bool]:
     """What the beginning of a log says of the load, and whether more of the log would say nothing more.
 
-    A line at a time, up to where the server listens: what requests make it write must not be taken for its own words.
-    Raises OSError.
+    A line at a time, and only as far as `read_measurement` wants: what requests make the server write once it listens
+    must not be taken for its own words. Raises OSError.
     """
-    whole = False
+    whole = True
 
     def lines() -> Iterator[str]:
         nonlocal whole
-        left = _LOAD_BYTES
+        left, begins = _LOAD_BYTES, True
         with path.open("rb") as file:
-            while left > 0 and (line := file.readline(_LINE_BYTES)):
-                left -= len(line)
-                yield line.decode(errors="replace")
-                if _LOADED in line:
-                    whole = True
+            while left > 0:
+                piece = file.readline(_LINE_BYTES)
+                if not piece:
+                    whole = False
                     return
-        whole = left <= 0
+                left -= len(piece)
+                if begins:  # the rest of a line that is too long is no line
+                    yield piece.decode(errors="replace")
+                begins = piece.endswith(b"\n")
 
     found = read_measurement(lines())
     return found, whole

@@ -107,6 +107,7 @@ class ModelProfile(Value):
     whole_last_layer: bool = False  # computes all tokens to its end, not the rows alone that are answered
     whole_output: bool = False  # so does its output layer
     padded_values: bool = False  # without flash attention, layers without heads have values in the cache too
+    positioned: bool = False  # adds embeddings of positions to those of tokens
     has_chat_template: bool = False
     pooling: bool = False  # its header says how it pools: it answers embeddings, or scores
     caution: str = ""

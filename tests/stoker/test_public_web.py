@@ -12,6 +12,7 @@ import pytest
 
 from stoker.model_source_error import ModelSourceError
 from stoker.public_web import MAX_REDIRECTS, PublicWeb, is_public
+from tests.fakes.dripping import DrippingServer
 from tests.fakes.web import CERTIFICATE, FakeWeb
 
 PUBLIC = ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "::ffff:93.184.215.14", "64:ff9b::5db8:d70e"]
@@ -206,3 +207,36 @@ def test_a_name_that_resolves_otherwise_the_next_moment(public_web: FakeWeb, nam
 def test_the_deadline_is_kept_between_addresses() -> None:
     error = refusal("https://127.0.0.1/one.gguf", allow_private=True, seconds=0)
     assert (error.code, error.retryable, "too slow" in str(error)) == ("url_unavailable", True, True)
+
+
+REDIRECT = b"HTTP/1.1 302 Found\r\nLocation: /x\r\nConnection: close\r\n"
+ENDED = b"Content-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answers"),
+    [
+        pytest.param("http", [b"HTTP/1.1 200 "], id="the status line"),
+        pytest.param("http", [b"HTTP/1.1 200 OK\r\nX-Endless: "], id="the headers"),
+        pytest.param("http", [b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"], id="the body"),
+        pytest.param("http", [REDIRECT + b"X-Endless: "], id="the headers of a redirect"),
+        pytest.param("http", [REDIRECT + ENDED, b"HTTP/1.1 200 OK\r\nX-Endless: "], id="behind a redirect"),
+        pytest.param("https", [b"\x16\x03\x03\x40\x00\x02"], id="the TLS handshake"),
+    ],
+)
+def test_a_server_that_sends_a_byte_at_a_time_does_not_outlive_the_deadline(scheme: str, answers: list[bytes]) -> None:
+    with DrippingServer(*answers) as server:
+        error = refusal(f"{scheme}://127.0.0.1:{server.port}/one.gguf", allow_private=True, seconds=1)
+        assert server.dripping.is_set()
+        assert not server.patient.is_set(), "it was still at it"
+    assert (error.code, error.retryable, "too slow" in str(error)) == ("url_unavailable", True, True)
+
+
+def test_a_connection_that_is_kept_has_the_deadline_of_each_request(web: FakeWeb) -> None:
+    with PublicWeb(allow_private=True) as public:
+        for seconds in (0.5, 30.0):
+            with public.get(f"{web.url}/one.gguf", {}, time.monotonic() + seconds) as response:
+                stream = response.extensions["network_stream"]
+                assert response.read() == b"content"
+            with pytest.raises(LookupError):
+                stream.read(1)  # no request, no deadline

@@ -14,6 +14,7 @@ from stoker.header_cache import HeaderCache
 from stoker.model_source_error import ModelSourceError
 from stoker.url_models import UrlModels
 from tests.builders import write_tiny_llama
+from tests.fakes.dripping import DrippingServer
 from tests.fakes.web import FakeWeb
 
 pytestmark = pytest.mark.anyio
@@ -196,6 +197,14 @@ async def test_a_server_that_packs(web: FakeWeb) -> None:
 async def test_the_deadline_holds(web: FakeWeb) -> None:
     error = await refusal(web, seconds=0)
     assert (error.code, error.retryable, "too slow" in str(error)) == ("url_unavailable", True, True)
+
+
+async def test_a_server_that_sends_a_byte_at_a_time_holds_nothing_up() -> None:
+    with DrippingServer(b"HTTP/1.1 206 Partial Content\r\nX-Endless: ") as server:
+        with pytest.raises(ModelSourceError, match="too slow") as raised:
+            await models(seconds=1).inspect(ModelSource.parse(f"http://127.0.0.1:{server.port}/m.gguf"))
+        assert (server.dripping.is_set(), server.patient.is_set()) == (True, False)
+    assert (raised.value.code, raised.value.retryable) == ("url_unavailable", True)
 
 
 async def test_by_default_only_the_public_internet_over_https(web: FakeWeb) -> None:

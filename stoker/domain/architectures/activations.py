@@ -73,7 +73,8 @@ def _experts(shapes: Mapping[str, Shape], row: int, used: int) -> int:
     inside = (3 if gated else 1) * width * used
     answers = row * used if row > (2 if gated else 0) * width else 0
     waiting = "ffn_down_shexp.weight" in shapes or answers  # the input of a shared expert, or a hole
-    return inside + answers + 2 * count + (4 if waiting else 3) * row
+    weighted = row if used == 1 else 0  # Llama 4 weighs the input, not the answer
+    return inside + answers + 2 * count + (4 if waiting else 3) * row + weighted
 
 
 def _attention(shapes: Mapping[str, Shape], query: int, row: int) -> int:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from stoker.domain.architectures import families
-from stoker.domain.architectures.activations import Shape, widths
+from stoker.domain.architectures.activations import Shape, Widths, widths
 from stoker.domain.architectures.keys import MAX_NUMBER, Keys
 from stoker.domain.architectures.layers import Heads, memory_of_layers, sliding_window
 from stoker.domain.architectures.sizes import size_in_ram, size_of_gpu_padding
@@ -66,6 +66,7 @@ def describe(metadata: Mapping[str, MetadataValue], tensors: Sequence[TensorInfo
         whole_last_layer=whole,
         whole_output=whole and keys.architecture not in families.CUT_BEFORE_OUTPUT,
         padded_values=keys.architecture in families.PADDED_VALUES,
+        positioned="position_embd.weight" in parts.names,
         has_chat_template=_is_filled(metadata.get("tokenizer.chat_template")),
         pooling=keys.number("pooling_type") != 0,
         caution=_caution(keys),
@@ -144,11 +145,17 @@ def _layers(
                 attention=width.attention,
                 mixing=width.mixing,
                 handed_on=width.handed_on if keys.architecture in families.CARRYING else 0,
-                taken_in=width.taken_in if keys.architecture in families.CARRYING else 0,
+                taken_in=_taken_in(keys, width, embedding_length),
                 experts_used=used[index],
             )
         )
     return tuple(found)
+
+
+def _taken_in(keys: Keys, width: Widths, embedding_length: int) -> int:
+    if keys.architecture in families.UNNORMED:
+        return embedding_length
+    return width.taken_in if keys.architecture in families.CARRYING else 0
 
 
 def _loaded_prediction(architecture: str, tensors: Sequence[TensorInfo]) -> list[TensorInfo]:

@@ -53,6 +53,7 @@ HYBRID_BY_HEADS = frozenset({
 HYBRID_BY_INTERVAL = {"minimax-01": 8, "qwen35": 4, "qwen35moe": 4, "qwen3next": 4}
 # Between two devices, these hand on more than the residual stream.
 CARRYING = RECURRENT | {"jamba"}
+UNNORMED = frozenset({"olmo"})  # norms without weights are computed where the layer before is, and handed on too
 # Every layer attends and keeps a state.
 HYBRID_EVERYWHERE = frozenset({"falcon-h1"})
 

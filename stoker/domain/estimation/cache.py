@@ -61,7 +61,7 @@ def batch_sizes(options: EngineOptions, context: int, *, embedding: bool) -> tup
     """
     batch, micro_batch = max(options.batch, options.slots), options.micro_batch
     if not embedding:
-        return batch, micro_batch
+        return batch, min(batch, micro_batch)
     most = padded(context * options.slots) // options.slots  # of a slot
     shared = min(-(-min(batch, micro_batch) // options.slots), most) * options.slots
     return shared, shared

@@ -14,6 +14,7 @@ _F32 = 4
 _INDEX = 8
 _ROTATED = 64  # elements: quantised keys and values are turned in pieces of so many
 _OUTPUT_ROWS = 3  # of embedding_length beside the logits
+_ENDINGS = 5  # rows of all tokens that the output layer alone is given by a host
 _STATES = 3  # of a recurrent layer: read, joined with the batch, and written, for each slot but the first
 
 
@@ -47,6 +48,8 @@ class MicroBatch(NamedTuple):
         if not layers:
             row = _F32 * self.rows * self.profile.embedding_length
             read = self.residual if self.profile.whole_output else row
+            if copies == 1:  # below layers on the host, it is given what they end with
+                read = self.residual * (_ENDINGS if self.profile.whole_last_layer else 1)
             return self._logits + _OUTPUT_ROWS * row + (copies + 1) * read
         inputs = self.inputs(layers)
         if start or copies > 1:
@@ -80,16 +83,20 @@ class MicroBatch(NamedTuple):
         layers = self.profile.layers[start:end]
         moments = [self._moment(layer, start + index, received and index == 0) for index, layer in enumerate(layers)]
         if output:
-            moments.append(self._logits + _OUTPUT_ROWS * _F32 * self.rows * self.profile.embedding_length)
+            answers = max((layer.experts_used for layer in layers), default=0)  # of experts: a hole that is not reused
+            moments.append(self._logits + (_OUTPUT_ROWS + answers) * _F32 * self.rows * self.profile.embedding_length)
         return max(moments, default=0)
 
     def _moment(self, layer: LayerShape, index: int, received: bool) -> int:
-        elements = max(layer.attention, layer.mixing)
         last = index == self.profile.trunk - 1 and not self.profile.whole_last_layer
-        if self.rows == self.tokens or not last:  # the last one's feed-forward part works on the answered rows alone
-            elements = max(elements, layer.feed_forward - (self.profile.embedding_length if received else 0))
+        rows = self.rows if last else self.tokens  # the last one's feed-forward part works on the answered rows alone
+        given = self.profile.embedding_length if received and not self.profile.encoder else 0
         others = self.options.slots - 1
-        size = _F32 * self.tokens * elements + (_STATES * others * layer.state if layer.mixing else 0)
+        turned = self.profile.embedding_length if is_quantised(self.options.cache_type) else 0
+        size = _F32 * max(
+            rows * (layer.feed_forward - given), self.tokens * max(layer.attention + turned, layer.mixing)
+        )
+        size += _STATES * others * layer.state if layer.mixing else 0
         if not self.options.flash_attention and (layer.attends or self.profile.encoder):
             size = max(size, self._scores(layer))
         return max(size, self._halved(layer))
@@ -102,14 +109,19 @@ class MicroBatch(NamedTuple):
         halved += layer.value_width if self.options.value_cache_type is CacheType.F32 else 0
         if not halved:
             return 0
-        return _F16 * self.shape.of(layer) * halved + _F32 * self.tokens * 3 * layer.query_width + 2 * self.residual
+        return _F16 * self.shape.of(layer) * halved + _F32 * self.tokens * 3 * layer.query_width + 3 * self.residual
 
     def _scores(self, layer: LayerShape) -> int:
         """Every head's score of every cell, when there is no flash attention."""
-        cells = self.tokens if self.profile.encoder else self.shape.of(layer) // self.shape.streams
-        query = max(_F32 * self.tokens * layer.query_width, self.residual)
+        row = _F32 * self.tokens
+        if self.profile.encoder:
+            return row * (layer.heads * self.tokens + layer.attention) + self.residual
+        scores = row * layer.heads * (self.shape.of(layer) // self.shape.streams)
         answers = max(0, layer.experts_used - 1) * self.residual  # of the experts before: a hole that is not reused
-        return _F32 * self.tokens * layer.heads * cells + 2 * query + 2 * self.residual + answers
+        copied = 0  # latent attention turns the compressed keys round to read values out of them
+        if not layer.value_width:
+            copied = (_F32 if is_quantised(self.options.cache_type) else _F16) * self.shape.of(layer) * layer.key_width
+        return scores + 2 * max(row * layer.query_width, self.residual) + 4 * self.residual + answers + copied
 
     @property
     def _logits(self) -> int:
@@ -130,9 +142,13 @@ class MicroBatch(NamedTuple):
     def _between_devices(self, start: int, end: int) -> int:
         """Bytes that the device of layers `start` to `end` takes in and hands on, in each copy of a pipeline."""
         layers, row = self.profile.layers, self.profile.embedding_length
-        elements = row * (2 if start == 0 and self.profile.encoder else 1)
-        if 0 < start < len(layers) and (before := layers[start - 1]).state:
-            elements += layers[start].taken_in if before.handed_on else min(layers[start].taken_in, row)
+        elements = row * (2 if start == 0 and self.profile.positioned else 1)
+        if 0 < start < len(layers):
+            before, taken_in = layers[start - 1], layers[start].taken_in
+            if before.state:
+                elements += taken_in if before.handed_on else min(taken_in, row)
+            elif not layers[start].state:
+                elements += taken_in
         if end < len(layers) and layers[end].taken_in:
             elements += layers[end - 1].handed_on
         if is_quantised(self.options.value_cache_type) and any(layer.state for layer in layers):

@@ -140,7 +140,7 @@ class _Model(NamedTuple):
             compute += batch.peak(0, first, output=output, received=False) + 3 * batch.residual
             overhead += batch.converted(layers)
         else:
-            compute += ((5 if pipelined else 2) + profile.encoder) * batch.residual
+            compute += ((5 if pipelined else 2) + profile.positioned) * batch.residual
         return HostMemory(
             weights=weights,
             cache=sum(self.cache[:first]),

@@ -21,7 +21,7 @@ TENSORS = [
 def test_a_dense_model() -> None:
     found = metadata() | {"general.name": "A\n model", "tokenizer.ggml.tokens": MetadataArray(1000)}
     layer = LayerShape(weights=3 * 32_768, key_width=32, value_width=32, heads=4, query_width=64)
-    layer = layer.model_copy(update={"feed_forward": 3 * 256 + 3 * 64, "attention": 3 * 64})
+    layer = layer.model_copy(update={"feed_forward": 3 * 256 + 3 * 64, "attention": 4 * 64})
     assert describe(found, TENSORS, "F16") == ModelProfile(
         architecture="llama",
         name="A model",
