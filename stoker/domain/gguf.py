@@ -108,6 +108,12 @@ class ModelProfile(Value):
     whole_output: bool = False  # so does its output layer
     padded_values: bool = False  # without flash attention, layers without heads have values in the cache too
     positioned: bool = False  # adds embeddings of positions to those of tokens
+    caching_layers: int = Field(
+        default=0, ge=0
+    )  # the later ones read the caches of the last two of these; 0: none does
+    per_layer_embedding: int = Field(default=0, ge=0)  # elements a token and layer: embeddings that each layer has
+    streams: int = Field(default=1, ge=1)  # rows of the residual stream that go from layer to layer
+    indexed: bool = False  # chooses the cells that it attends to by scores of their own
     has_chat_template: bool = False
     pooling: bool = False  # its header says how it pools: it answers embeddings, or scores
     caution: str = ""

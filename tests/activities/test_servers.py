@@ -46,7 +46,7 @@ class Supervisor:
         for status in statuses:
             self.statuses.put_nowait(status)
         self.error = error
-        self.memory: MeasuredMemory | None = None
+        self.memory: MeasuredMemory | Exception | None = None
         self.killed: list[ProcessKey] = []
         self.drained: list[tuple[ProcessKey, float, float]] = []
         self.watched, self.left = asyncio.Event(), asyncio.Event()
@@ -74,6 +74,8 @@ class Supervisor:
     async def measure(self, key: ProcessKey) -> MeasuredMemory | None:
         """As the port says."""
         assert key == KEY
+        if isinstance(self.memory, Exception):
+            raise self.memory
         return self.memory
 
     async def drain(self, key: ProcessKey, settle_seconds: float, timeout_seconds: float) -> bool:
@@ -253,7 +255,7 @@ async def test_heartbeats_show_the_process() -> None:
 
 
 async def told(
-    *statuses: ProcessStatus, owner: Owner | None = None, memory: MeasuredMemory | None = None
+    *statuses: ProcessStatus, owner: Owner | None = None, memory: MeasuredMemory | Exception | None = None
 ) -> list[MainReady]:
     """What the instance was told, at the end of a process that went through these and takes `memory`."""
     attempt = Attempt(Supervisor(*statuses), owner)
@@ -288,6 +290,15 @@ async def test_where_it_took_more_than_was_estimated_that_is_said() -> None:
     assert (entry["instance"], entry["device"], entry["error"]) == ("llama-0", "gpu0", "+3.7%")
     assert (entry["estimated"], entry["measured"]) == (5 * GIB + 300 * MIB, 5 * GIB + 500 * MIB)
     assert "`stoker describe llama`" in entry["remedy"]
+
+
+@pytest.mark.parametrize("error", [OverflowError("int too large"), KeyError("gpu0"), ValueError("no number")])
+async def test_where_it_cannot_be_measured_the_instance_is_told_all_the_same(error: Exception) -> None:
+    with capture_logs() as logs:
+        (ready,) = await told(READY, memory=error)
+    assert (ready.port, ready.memory) == (4711, None)
+    (entry,) = logs
+    assert (entry["event"], entry["instance"], entry["error"]) == ("memory_not_measured", "llama-0", repr(error))
 
 
 async def test_whoever_adopts_it_tells_it_again_and_does_not_know_how_long_it_loaded() -> None:

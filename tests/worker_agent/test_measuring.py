@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from activities.ports import ProcessPhase
 from stoker.domain.measurements import Buffers
 from stoker.domain.units import MIB
+from tests.builders import write_tiny_llama
 from tests.worker_agent.conftest import KEY, OpenSupervisor, make_server, reached
 from worker_agent import measuring
 from worker_agent.logs import rotate
@@ -20,7 +21,7 @@ from worker_agent.measuring import measure_memory, read_load
 pytestmark = pytest.mark.anyio
 
 COMMAND = "2026-11-21T03:00:00+00:00 llama-server -m model.gguf\n"
-WEIGHTS = "0.00.187.461 I load_tensors:   CPU_Mapped model buffer size =    92.00 MiB\n"
+WEIGHTS = "0.00.187.161 I load_tensors:   CPU_Mapped model buffer size =    92.00 MiB\n"
 CACHE = "0.00.187.349 I llama_kv_cache:        CPU KV buffer size =    45.00 MiB\n"
 LISTENS = "0.00.339.811 I srv  llama_server: listening on http://127.0.0.1:41949\n"
 LOADED = {"CPU_Mapped": Buffers(weights=92 * MIB), "CPU": Buffers(cache=45 * MIB)}
@@ -47,6 +48,20 @@ def test_a_log_that_may_tell_more(log_file: Path) -> None:
     found, whole = read_load(log_file)
     assert found is not None
     assert (dict(found.buffers), whole) == ({"CPU_Mapped": LOADED["CPU_Mapped"]}, False)
+
+
+def test_the_rest_of_a_line_that_is_too_long_is_no_line(log_file: Path) -> None:
+    name = "0.00.187.000 I print_info: general.name          = "
+    name += "x" * (measuring._LINE_BYTES - len(name)) + CACHE.replace("45.00", "99.00").replace("187.349", "187.100")
+    log_file.write_text(COMMAND + name + WEIGHTS + CACHE + LISTENS)
+    found, whole = read_load(log_file)
+    assert found is not None
+    assert (dict(found.buffers), whole) == (LOADED, True)
+
+
+def test_a_log_that_contradicts_itself_says_no_more(log_file: Path) -> None:
+    log_file.write_text(COMMAND + CACHE + WEIGHTS)
+    assert read_load(log_file) == (None, True)
 
 
 def test_no_log_is_too_large(log_file: Path) -> None:
@@ -144,6 +159,36 @@ async def test_a_driver_that_fails_or_hangs_costs_its_own_numbers_only(
             assert [entry["event"] for entry in logs] == ["memory_not_measured"]
     finally:
         answered.set()
+
+
+@pytest.mark.parametrize(
+    ("name", "believed"),
+    [
+        (f"x: CPU model buffer size = {'9' * 400}.0 MiB", True),
+        ("load_tensors: CUDA0 model buffer size = 99999.00 MiB", True),
+        ("print_info: no_alloc = 1", True),
+        ("srv  llama_server: listening on http://127.0.0.1:1", True),
+        ("x\nload_tensors:   CUDA0 model buffer size =    92.00 MiB", True),
+        ("x\n0.00.000.001 I load_tensors:   CUDA0 model buffer size =    92.00 MiB", False),
+        ("x\n99.00.000.000 I load_tensors:   CUDA0 model buffer size =    92.00 MiB", False),
+    ],
+)
+async def test_a_models_name_in_the_real_engines_log(
+    open_supervisor: OpenSupervisor, tmp_path: Path, name: str, believed: bool
+) -> None:
+    model = write_tiny_llama(tmp_path / "tiny.gguf", name=name)
+    async with open_supervisor() as supervisor:
+        await supervisor.ensure_started(make_server(model))
+        await reached(supervisor, ProcessPhase.READY)
+        memory = await supervisor.measure(KEY)
+        await supervisor.kill(KEY)
+    if not believed:
+        assert memory is None
+        return
+    assert memory is not None
+    assert memory.devices == ()
+    assert 0 < memory.host.weights < 10 * MIB
+    assert memory.host.cache > 0
 
 
 async def test_the_real_engine_and_whoever_adopts_it(open_supervisor: OpenSupervisor, smollm2: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from stoker.domain.architectures import families
 from stoker.domain.architectures.activations import Shape, Widths, widths
 from stoker.domain.architectures.keys import MAX_NUMBER, Keys
-from stoker.domain.architectures.layers import Heads, memory_of_layers, sliding_window
+from stoker.domain.architectures.layers import Heads, caching_layers, memory_of_layers, sliding_window
 from stoker.domain.architectures.sizes import size_in_ram, size_of_gpu_padding
 from stoker.domain.gguf import LayerShape, MetadataArray, MetadataValue, ModelProfile, TensorInfo
 
@@ -38,6 +38,7 @@ def describe(metadata: Mapping[str, MetadataValue], tensors: Sequence[TensorInfo
     embeddings = [tensor for tensor in parts.input if tensor.name == "token_embd.weight"]
     untied = encoder and keys.architecture not in families.TIED_ENCODERS
     tied = [] if untied or "output.weight" in parts.names else embeddings
+    cached = caching_layers(keys, block_count)
     whole = keys.architecture in families.WHOLE_LAST_LAYER or keys.architecture not in families.KNOWN
     return ModelProfile(
         architecture=keys.architecture,
@@ -67,6 +68,12 @@ def describe(metadata: Mapping[str, MetadataValue], tensors: Sequence[TensorInfo
         whole_output=whole and keys.architecture not in families.CUT_BEFORE_OUTPUT,
         padded_values=keys.architecture in families.PADDED_VALUES,
         positioned="position_embd.weight" in parts.names,
+        caching_layers=cached if cached < block_count else 0,
+        per_layer_embedding=keys.number(
+            "embedding_length_per_layer_input", families.PER_LAYER.get(keys.architecture, 0)
+        ),
+        streams=families.STREAMS.get(keys.architecture, 1),
+        indexed=keys.has("attention.indexer.key_length"),
         has_chat_template=_is_filled(metadata.get("tokenizer.chat_template")),
         pooling=keys.number("pooling_type") != 0,
         caution=_caution(keys),

@@ -129,4 +129,6 @@ FEW_NODES = {"phi3": 32}
 NO_FLASH_ATTENTION = frozenset({"grok"})  # llama.cpp switches it off
 PADDED_VALUES = frozenset({"deci"})  # without flash attention, layers without heads have values in the cache too
 
+PER_LAYER = {"gemma3n": 256}  # elements a token and layer of its own embeddings, when the header does not say
+STREAMS = {"gemma3n": 4}  # rows of its residual stream (altup)
 GEMMA3N_CACHED_LAYERS = 20  # its later layers use the caches of earlier ones

@@ -59,7 +59,7 @@ def memory_of_layers(keys: Keys, heads: Heads, layers: int, predicting: int) -> 
         return [Memory(0, 0, False, 0)] * layers
     trunk = layers if keys.architecture in families.CACHED_PREDICTION else layers - predicting
     windowed, recurrent = _windowed(keys, heads, layers, trunk), _recurrent(keys, heads, layers, trunk)
-    cached = _cached_layers(keys, layers)
+    cached = caching_layers(keys, layers)
     # Latent attention keeps compressed keys; the values are worked out of them.
     latent = keys.number("attention.key_length_mla") > 0 and keys.number("attention.value_length_mla") > 0
     state = _state(keys, heads)
@@ -133,7 +133,7 @@ def _recurrent(keys: Keys, heads: Heads, layers: int, trunk: int) -> tuple[bool,
     return (architecture not in families.KNOWN and _state(keys, heads) > 0,) * layers
 
 
-def _cached_layers(keys: Keys, layers: int) -> int:
+def caching_layers(keys: Keys, layers: int) -> int:
     """How many layers, from the first, have a cache of their own; the others read that of one of these."""
     if keys.architecture == "gemma3n":
         return min(layers, families.GEMMA3N_CACHED_LAYERS)

@@ -14,6 +14,7 @@ _F32 = 4
 _INDEX = 8
 _ROTATED = 64  # elements: quantised keys and values are turned in pieces of so many
 _OUTPUT_ROWS = 3  # of embedding_length beside the logits
+_INDEX_SCORES = 4  # of every cell, alive at once while cells are chosen
 _ENDINGS = 5  # rows of all tokens that the output layer alone is given by a host
 _STATES = 3  # of a recurrent layer: read, joined with the batch, and written, for each slot but the first
 
@@ -54,10 +55,18 @@ class MicroBatch(NamedTuple):
         inputs = self.inputs(layers)
         if start or copies > 1:
             inputs += self._between_devices(start, end)
+        inputs += self.per_layer
         size = copies * inputs + self.peak(start, end, output=output, received=start > 0)
+        if not start:
+            size += 2 * self.per_layer  # they are projected here
         if start and copies == 1:  # below layers on the host, inputs lie where experts' answers would have fitted
             size += self.residual * max(layer.experts_used for layer in layers)
         return size
+
+    @property
+    def per_layer(self) -> int:
+        """Bytes of the embeddings that each layer has of its own: every device is given those of all layers."""
+        return _F32 * self.tokens * self.profile.per_layer_embedding * self.profile.trunk
 
     def inputs(self, layers: Sequence[LayerShape]) -> int:
         """Bytes of the attention masks and indices that `layers` need."""
@@ -71,6 +80,7 @@ class MicroBatch(NamedTuple):
             if kept:
                 total += self.tokens * element * (self.shape.windowed if windowed else self.shape.cells)
                 total += self._rotations(windowed)
+                total += self.tokens * _F32 * self.shape.cells if self.profile.indexed else 0
                 if not self.options.flash_attention:  # values lie transposed: they are written one by one
                     total += self.tokens * _INDEX * max(layer.value_width for layer in kept)
         return total
@@ -99,6 +109,9 @@ class MicroBatch(NamedTuple):
         size += _STATES * others * layer.state if layer.mixing else 0
         if not self.options.flash_attention and (layer.attends or self.profile.encoder):
             size = max(size, self._scores(layer))
+        size += 2 * (self.profile.streams - 1) * self.residual
+        if self.profile.indexed and layer.attends:
+            size += _INDEX_SCORES * _F32 * self.tokens * self.shape.of(layer) // self.shape.streams
         return max(size, self._halved(layer))
 
     def _halved(self, layer: LayerShape) -> int:
@@ -142,7 +155,7 @@ class MicroBatch(NamedTuple):
     def _between_devices(self, start: int, end: int) -> int:
         """Bytes that the device of layers `start` to `end` takes in and hands on, in each copy of a pipeline."""
         layers, row = self.profile.layers, self.profile.embedding_length
-        elements = row * (2 if start == 0 and self.profile.positioned else 1)
+        elements = row * (2 if start == 0 and self.profile.positioned else 3 * self.profile.streams - 2)
         if 0 < start < len(layers):
             before, taken_in = layers[start - 1], layers[start].taken_in
             if before.state:

@@ -120,11 +120,12 @@ class _Model(NamedTuple):
             weights += profile.shared_weights
         if output:
             weights += profile.output_weights + profile.tied_weights + on_gpu * profile.output_padding
+        copies = COPIES if pipelined else 1
         return DeviceMemory(
             layers=end - start,
             weights=weights,
             cache=sum(self.cache[start:end]),
-            compute=batch.device(start, end, copies=COPIES if pipelined else 1),
+            compute=self._cautious(batch.device(start, end, copies=copies) + copies * self._borrowed(start, end)),
             overhead=DEVICE_OVERHEAD if on_gpu else 0,
         )
 
@@ -141,13 +142,25 @@ class _Model(NamedTuple):
             overhead += batch.converted(layers)
         else:
             compute += ((5 if pipelined else 2) + profile.positioned) * batch.residual
+        compute += (2 + pipelined) * batch.per_layer
         return HostMemory(
             weights=weights,
             cache=sum(self.cache[:first]),
-            compute=compute,
+            compute=self._cautious(compute),
             output=batch.results,
             overhead=overhead + (DRIVER_OVERHEAD if any_gpu else 0),
         )
+
+    def _borrowed(self, start: int, end: int) -> int:
+        """Bytes of other devices' caches that layers `start` to `end` read: each of them gets a copy."""
+        if not (own := self.profile.caching_layers):
+            return 0
+        sources = [own - (2 if layer.windowed else 1) for layer in self.profile.layers[max(start, own) : end]]
+        return sum(self.cache[source] for source in sources if 0 <= source < start)
+
+    def _cautious(self, compute: int) -> int:
+        """With a margin, where the architecture is not known."""
+        return compute + compute // 4 if self.profile.caution else compute
 
 
 def _refuse(
