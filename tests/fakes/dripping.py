@@ -1,5 +1,6 @@
 """A server that answers at once with what it is told to, and then goes on a byte at a time."""
 
+import socket
 import socketserver
 import threading
 from typing import Self
@@ -43,7 +44,7 @@ class DrippingServer:
         self._server.server_close()  # waits for the connections
         self._thread.join()
 
-    def _drip(self, connection: socketserver.socket.socket) -> None:
+    def _drip(self, connection: socket.socket) -> None:
         self.dripping.set()
         for _ in range(_MOST_BYTES):
             try:

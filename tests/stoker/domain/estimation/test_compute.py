@@ -185,9 +185,9 @@ def test_an_encoder_has_no_logits() -> None:
 
 
 def test_without_flash_attention_every_head_scores_every_cell() -> None:
-    """32 heads x 8192 cells x 512 tokens in F32 are 512 MiB, beside the queries twice, and two rows."""
+    """32 heads x 8192 cells x 512 tokens in F32 are 512 MiB, beside the queries twice, and four rows."""
     found = of(flash_attention=False).peak(0, 33, output=True, received=False)
-    assert found == 512 * MIB + 4 * ROW
+    assert found == 512 * MIB + 6 * ROW
     # of one slot: a micro-batch of four slots' tokens looks at each slot's cells only
     assert found == of(flash_attention=False, slots=1).peak(0, 33, output=True, received=False)
     assert found == of(flash_attention=False, slots=1, kv_unified=True).peak(0, 33, output=True, received=False)
@@ -196,12 +196,13 @@ def test_without_flash_attention_every_head_scores_every_cell() -> None:
 @pytest.mark.parametrize(
     ("changed", "rows"),
     [
-        ({"query_width": 8192}, 2 * 2 + 2),  # queries wider than the embedding
-        ({"query_width": 1024}, 4),  # no narrower than a row
-        ({"experts_used": 8}, 4 + 7),  # what the experts before answered, but one, is a hole
+        ({"query_width": 8192}, 2 * 2 + 4),  # queries wider than the embedding
+        ({"query_width": 1024}, 6),  # no narrower than a row
+        ({"experts_used": 8}, 6 + 7),  # what the experts before answered, but one, is a hole
+        ({"value_width": 0, "key_width": 576}, 6 + 4 * 8192 * 2 * 576 / ROW),  # latent: the keys, turned round
     ],
 )
-def test_what_stands_beside_the_scores(changed: dict[str, int], rows: int) -> None:
+def test_what_stands_beside_the_scores(changed: dict[str, int], rows: float) -> None:
     batch = of(make_profile(layers=(make_layer(**changed),) * 2), flash_attention=False)
     assert batch.peak(0, 1, output=False, received=False) == 512 * MIB + rows * ROW
 

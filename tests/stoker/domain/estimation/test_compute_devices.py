@@ -33,20 +33,25 @@ def test_a_residual_stream_goes_from_device_to_device(start: int, end: int, peak
     assert batch_of().device(start, end, copies=copies) == copies * (INPUTS + row) + peak
 
 
-@pytest.mark.parametrize("copies", [1, 4])
-def test_the_output_layer_alone_reads_the_answered_rows(copies: int) -> None:
-    assert batch_of().device(32, 33, copies=copies) == LOGITS + (3 + copies + 1) * ANSWERED
+def test_the_output_layer_alone_reads_the_answered_rows() -> None:
+    assert batch_of().device(32, 33, copies=4) == LOGITS + (3 + 4 + 1) * ANSWERED
+
+
+def test_below_layers_on_the_host_it_is_given_what_they_end_with() -> None:
+    assert batch_of().device(32, 33, copies=1) == LOGITS + 3 * ANSWERED + 2 * ROW
+    whole = make_profile(whole_last_layer=True)  # gpt-oss: the residual stream and what the last experts say
+    assert batch_of(whole).device(32, 33, copies=1) == LOGITS + 3 * ANSWERED + 2 * 5 * ROW
 
 
 def test_the_output_layer_alone_may_have_to_read_all_rows() -> None:
     """Qwen3-Next and others choose the answered rows after their last norm."""
     whole = make_profile(whole_last_layer=True, whole_output=True)
-    assert batch_of(whole).device(32, 33, copies=1) == LOGITS + 3 * ANSWERED + 2 * ROW
-    assert batch_of(embeddings=True).device(32, 33, copies=1) == 4 * 512 * 128_256 + 5 * ROW
+    assert batch_of(whole).device(32, 33, copies=4) == LOGITS + 3 * ANSWERED + 5 * ROW
+    assert batch_of(embeddings=True).device(32, 33, copies=4) == 4 * 512 * 128_256 + 8 * ROW
 
 
-def test_an_encoder_hands_two_rows_on() -> None:
-    encoder = make_profile(encoder=True, pooling=True)
+def test_embeddings_of_positions_are_a_row_more_for_the_first_device() -> None:
+    encoder = make_profile(encoder=True, pooling=True, positioned=True)
     inputs = 512 * (2 * 512 + 40)
     batch = batch_of(encoder)
     assert batch.device(0, 33, copies=1) == inputs + FEED_FORWARD
@@ -88,10 +93,29 @@ def test_recurrent_layers_hand_more_on(layers: tuple[LayerShape, ...], taken_in:
     assert found == 4 * (batch.inputs(layers[1:2]) + ROW + 4 * 512 * (taken_in + handed_on))
 
 
+def test_each_layer_without_a_norm_of_its_own_takes_a_row_more() -> None:
+    olmo = make_profile(layers=(make_layer(taken_in=4096),) * 3)
+    assert batch_of(olmo).device(1, 3, copies=4) - batch_of(make_profile(layers=3)).device(1, 3, copies=4) == 4 * ROW
+
+
+def test_embeddings_of_each_layer_go_to_every_device() -> None:
+    """Gemma 4 E2B: 256 elements a token and layer; the first device also projects them."""
+    more = 4 * 512 * 256 * 32
+    plain, gemma = (batch_of(make_profile(per_layer_embedding=size)) for size in (0, 256))
+    assert gemma.device(16, 33, copies=4) - plain.device(16, 33, copies=4) == 4 * more
+    assert gemma.device(0, 16, copies=4) - plain.device(0, 16, copies=4) == 6 * more
+
+
+def test_four_streams_go_from_device_to_device() -> None:
+    """Gemma 3n: ten rows to a later device, and six more at every moment."""
+    plain, gemma = (batch_of(make_profile(streams=streams)) for streams in (1, 4))
+    assert gemma.device(16, 33, copies=4) - plain.device(16, 33, copies=4) == (4 * 9 + 6) * ROW
+
+
 def test_a_hybrids_attention_is_turned_back_on_the_other_side() -> None:
     """One row more, where values are quantised and any layer is recurrent."""
-    hybrid = make_profile(layers=(make_layer(state=MIB), make_layer()))
-    for model, rows in ((hybrid, 1), (make_profile(layers=2), 0)):
+    hybrid = make_profile(layers=(make_layer(state=MIB), make_layer(), make_layer()))
+    for model, rows in ((hybrid, 1), (make_profile(layers=3), 0)):
         plain, turned = (batch_of(model, slots=1, cache_type=kind) for kind in (CacheType.F16, CacheType.Q8_0))
         assert turned.device(1, 3, copies=1) - plain.device(1, 3, copies=1) == 80 * KIB + rows * ROW
 

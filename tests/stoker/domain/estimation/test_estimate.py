@@ -109,7 +109,7 @@ def test_the_output_layer_alone() -> None:
         DeviceMemory(
             layers=1,
             weights=411 * MIB,
-            compute=4 * 4 * 128_256 + 5 * 64 * KIB,  # logits, and rows of the four answers
+            compute=4 * 4 * 128_256 + 3 * 64 * KIB + 2 * 8 * MIB,  # logits, rows of the four answers, and of all tokens
             overhead=DEVICE_OVERHEAD,
         ),
     )
@@ -155,7 +155,7 @@ def test_embedding_hands_a_result_of_every_token_over() -> None:
 def test_an_encoder_keeps_no_cache() -> None:
     """BERT base: 512 tokens, whose mask is 512 x 512; its feed-forward part of 3072 with two rows of 768."""
     layer = LayerShape(weights=MIB, heads=12, query_width=768, feed_forward=3072 + 2 * 768, attention=4 * 768)
-    encoder = make_profile(layers=(layer,) * 12, embedding_length=768, encoder=True, pooling=True)
+    encoder = make_profile(layers=(layer,) * 12, embedding_length=768, encoder=True, pooling=True, positioned=True)
     found = estimated(encoder, split=(13,))
     inputs = 512 * (2 * 512 + 40)
     assert (found.devices[0].cache, found.devices[0].compute) == (0, inputs + 4 * 512 * 4608)
@@ -254,3 +254,24 @@ def test_an_unsupported_model_says_why() -> None:
 )
 def test_splits_that_make_no_sense(split: tuple[int, ...], told: str) -> None:
     assert refused(make_profile(), split=split).startswith(told)
+
+
+def test_layers_that_read_caches_of_another_device_get_copies_of_them() -> None:
+    """Gemma 4: of 6 layers the last two read the caches of layers 2 (windowed) and 3 (full)."""
+    layers = tuple(make_layer(windowed=index in (0, 2, 4)) for index in range(4))
+    readers = tuple(make_layer(key_width=0, value_width=0, windowed=windowed) for windowed in (True, False))
+    options = EngineOptions(context_length=8192, slots=1)
+    alone, sharing = (
+        estimated(make_profile(layers=(*layers, *readers), sliding_window=512, caching_layers=own), options, (4, 3))
+        for own in (0, 4)
+    )
+    windowed, full = 1024 * 2 * 2 * 1024, 8192 * 2 * 2 * 1024  # cells, keys and values, bytes, elements
+    assert sharing.devices[1].compute - alone.devices[1].compute == 4 * (windowed + full)
+    assert sharing.devices[0] == alone.devices[0]
+
+
+def test_an_unknown_architecture_gets_a_margin() -> None:
+    known, unknown = (estimated(make_profile(caution=caution), split=(33,)) for caution in ("", "not known"))
+    assert unknown.devices[0].compute == known.devices[0].compute * 5 // 4
+    assert unknown.devices[0].cache == known.devices[0].cache
+    assert unknown.caution == "not known"
