@@ -35,7 +35,7 @@ from worker_agent.attempts import AttemptJournal
 from worker_agent.control_api import ControlApi
 from worker_agent.downloads import HubDownloads
 from worker_agent.engine_choice import choose_engine
-from worker_agent.engines import EngineProgram
+from worker_agent.engines import EngineProgram, is_there
 from worker_agent.heartbeat import Heartbeat
 from worker_agent.inventory import Inventory
 from worker_agent.limits import parse_offers, parse_reserves
@@ -103,6 +103,7 @@ class _Host:
             self._engine.device_names, offers=parse_offers(worker.offer), reserves=parse_reserves(worker.reserve)
         )
         self._described = self._engine.describe()
+        self._engine_there = True
         self._board = ProgressBoard()
         self._agent_port = 0
         self._supervisor = HostSupervisor(
@@ -165,14 +166,17 @@ class _Host:
         await server.serve(sockets=[listener])
 
     def _look(self) -> Worker:
-        """The worker now."""
+        """The worker now. Without an engine, when its own was removed: then nothing is placed here."""
         devices: tuple[Device, ...] = self._inventory.read_devices()
+        if (there := is_there(self._engine)) is not self._engine_there:
+            self._engine_there = there
+            log.warning("engine_is_back" if there else "engine_is_gone", version=self._described.version)
         return Worker(
             name=self._name,
             address=self._settings.worker.address,
             labels=self._settings.worker.labels,
             devices=devices,
-            engine=self._described,
+            engine=self._described if there else None,
             os=f"{platform.system()} {platform.release()} {platform.machine()}",
             agent_port=self._agent_port,
             agent_version=VERSION,

@@ -7,6 +7,7 @@ The rules are those of llama.cpp's own reader (ggml/src/gguf.cpp), and bounds wh
 docs/adr/0013-own-bounded-gguf-reader.md says why it is our own.
 """
 
+import dataclasses
 import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -95,6 +96,19 @@ def read_header(source: ByteSource, allowance: Allowance | None = None) -> Heade
     if tensors and (end := data_offset + tensors[-1].offset + tensors[-1].size) > source.size:
         raise truncated(source.size, end)
     return Header(version=version, metadata=metadata, tensors=tensors, data_offset=data_offset)
+
+
+def charged(header: Header, allowance: Allowance) -> Header:
+    """A header that was read before, as reading it on this `allowance` gives it. Raises GGUFError."""
+    allowance.take("tensors", len(header.tensors))
+    metadata: dict[str, MetadataValue] = {}
+    for key, value in header.metadata.items():
+        allowance.take("bytes of keys", len(key.encode()))
+        if isinstance(value, MetadataArray):
+            allowance.take("array elements", len(value.items))
+        length = len(value.encode()) if isinstance(value, str) else 0
+        metadata[key] = value if allowance.may_keep(length) else MetadataArray(length=length)
+    return dataclasses.replace(header, metadata=metadata)
 
 
 def _file_type(metadata: Mapping[str, MetadataValue]) -> str:

@@ -32,7 +32,7 @@ from stoker.byte_source import FileSource
 from stoker.domain.gguf import Header, ModelProfile, ProjectorProfile
 from stoker.domain.models import ModelFile, ModelFiles, ModelSource, SourceKind
 from stoker.domain.quantisation import AmbiguousFile, NoSuchFile, select_file
-from stoker.gguf_header import Allowance, GGUFError, profile_of, projector_of, read_header
+from stoker.gguf_header import Allowance, GGUFError, charged, profile_of, projector_of, read_header
 from stoker.header_cache import CachedHeader, HeaderCache
 from stoker.hub_errors import HUB_FAILURES, hub_error
 from stoker.model_source_error import ModelSourceError
@@ -114,7 +114,7 @@ class HuggingFaceHub:
     ) -> Header:
         key = f"{self._endpoint} {repo} {revision} {file.path}"
         if (cached := self._headers.get(key)) is not None and cached.size == file.size:
-            return cached.header
+            return charged(cached.header, allowance)
         url = hf_hub_url(repo, file.path, revision=revision, endpoint=self._endpoint)
         request_headers = build_hf_headers(token=self._token)
 

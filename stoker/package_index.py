@@ -6,14 +6,20 @@ Everything that pip writes on the way lies in the folder that the caller names.
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _TIMEOUT_SECONDS = 900
 _ENDING_CHARACTERS = 2000
+_INHERITED = re.compile(
+    r"^(PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|XDG_\w+|LD_LIBRARY_PATH|DYLD_\w+|PYTHON\w+|VIRTUAL_ENV|PIP_\w+"
+    r"|(?:https?|all|no)_proxy|(?:HTTPS?|ALL|NO)_PROXY|SSL_CERT_\w+|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|NETRC"
+    r"|DBUS_SESSION_BUS_ADDRESS)$"
+)
 
 
 class PackageIndexError(Exception):
@@ -46,8 +52,7 @@ def install(requirements: Sequence[str], target: Path) -> None:
 
 
 def _run_pip(arguments: Sequence[str], scratch: Path, failure: str) -> None:
-    environment = dict(os.environ, PIP_NO_INPUT="1", PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_USER="0")
-    environment |= {"TMPDIR": str(scratch)}
+    environment = pip_environment(os.environ) | {"TMPDIR": str(scratch)}
     command = [*_pip(scratch), *arguments]
     try:
         done = subprocess.run(
@@ -62,6 +67,12 @@ def _run_pip(arguments: Sequence[str], scratch: Path, failure: str) -> None:
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip()[-_ENDING_CHARACTERS:]
         raise PackageIndexError(f"pip {failure}:\n{said}")
+
+
+def pip_environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """What pip gets: what it reads itself. It runs the code of what it downloads, which no secret of ours concerns."""
+    kept = {name: text for name, text in inherited.items() if _INHERITED.match(name)}
+    return kept | {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_USER": "0"}
 
 
 def _pip(scratch: Path) -> list[str]:

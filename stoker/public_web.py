@@ -34,6 +34,8 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 def is_public(address: _Address) -> bool:
     """Whether the address is one of the public Internet's, also when it carries an IPv4 address inside."""
     if isinstance(address, ipaddress.IPv6Address):
+        if address.is_site_local:
+            return False
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo and address.teredo[1])
         if address in _NAT64:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)

@@ -12,7 +12,7 @@ import httpx2
 
 from stoker.domain.gguf import Header, ModelProfile, ProjectorProfile
 from stoker.domain.models import ModelFile, ModelFiles, ModelSource, SourceKind, shard_names
-from stoker.gguf_header import Allowance, GGUFError, profile_of, projector_of, read_header
+from stoker.gguf_header import Allowance, GGUFError, charged, profile_of, projector_of, read_header
 from stoker.header_cache import CachedHeader, HeaderCache
 from stoker.model_source_error import ModelSourceError
 from stoker.public_web import PublicWeb
@@ -73,7 +73,7 @@ class UrlModels:
         unless = {"If-None-Match": known.etag} if known is not None else {}
         with web.get(url, {**ranged(0, block), **unless}, deadline) as response:
             if known is not None and response.status_code == HTTPStatus.NOT_MODIFIED:
-                return known
+                return CachedHeader(charged(known.header, allowance), known.size, known.etag)
             _check_status(response, url)
             size, etag = _size(response, url, 0), response.headers.get("etag", "")
             start = read_range(response, 0, min(block, size), deadline)

@@ -23,6 +23,14 @@ _ADVICE = (
     (re.compile(r"No space left on device"), "The disk is full: make room, or choose another with XDG_CACHE_HOME."),
     (re.compile(r"Killed signal|: Killed$"), "A compiler was killed, most likely for want of memory: try --jobs 1."),
 )
+_INHERITED = re.compile(
+    r"^(PATH|HOME|USER|LOGNAME|SHELL|LANG|LC_\w+|TZ|TMPDIR|XDG_\w+|LD_LIBRARY_PATH|DYLD_\w+"
+    r"|CC|CXX|CPP|LD|AR|AS|NM|RANLIB|(?:C|CXX|CPP|LD|MAKE)FLAGS|LIBRARY_PATH|COMPILER_PATH|GCC_EXEC_PREFIX"
+    r"|CPATH|C_INCLUDE_PATH|CPLUS_INCLUDE_PATH|PKG_CONFIG\w*"
+    r"|CUDA\w*|NVCC_\w+|NVIDIA_\w+|HIP\w*|ROCM_\w+|HSA_\w+|VULKAN_\w+|VK_\w+"
+    r"|SDKROOT|DEVELOPER_DIR|MACOSX_DEPLOYMENT_TARGET|NIX_\w+|CONDA_\w+|CCACHE_\w+|SOURCE_DATE_EPOCH"
+    r"|(?:https?|all|no)_proxy|(?:HTTPS?|ALL|NO)_PROXY|SSL_CERT_\w+)$"
+)
 _TAIL_LINES, _LINE_CHARACTERS = 15, 300
 _END_SECONDS = 5.0
 
@@ -125,8 +133,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def build_environment(inherited: Mapping[str, str], ceiling: Path) -> dict[str, str]:
-    """What compilers get: all that is there, but for what would make the build another one than was asked for."""
-    kept = {name: text for name, text in inherited.items() if not name.startswith(("CMAKE_", "NINJA_", "PYTHON"))}
+    """What compilers get: what they and their toolkits read, and nothing that is secret or changes cmake's options."""
+    kept = {name: text for name, text in inherited.items() if _INHERITED.match(name)}
     # `git` must not take the user's own repository, in which the cache may lie, for llama.cpp's.
     return kept | {"NINJA_STATUS": "[%f/%t] ", "LC_ALL": "C", "GIT_CEILING_DIRECTORIES": str(ceiling)}
 

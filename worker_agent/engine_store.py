@@ -1,5 +1,6 @@
 """The installed native engines of this user: a folder each, with its programs and a manifest."""
 
+import ctypes
 import fcntl
 import os
 import shutil
@@ -18,6 +19,7 @@ from worker_agent.engine_options import Backend, EngineInstallError
 MANIFEST = "engine.json"
 _SCRATCH, _DOOMED, _LOGS = ".building-", ".removed-", "logs"
 _LOCK_POLL_SECONDS = 0.2
+_HERE, _EXCHANGE = -100, 2  # Linux's AT_FDCWD and RENAME_EXCHANGE
 
 
 class Program(Value):
@@ -93,11 +95,15 @@ class EngineStore:
         return self.folder / _LOGS / f"{name}.log"
 
     def put(self, built: Path, name: str) -> InstalledEngine:
-        """Makes the finished folder `built` (in a scratch folder of this store) the engine `name`. Raises OSError."""
+        """Makes the finished folder `built` (in a scratch folder of this store) the engine `name`. Raises OSError.
+
+        One of that name is replaced in one step where the system can (Linux): workers start servers meanwhile.
+        """
         target = self.folder / name
-        if target.exists():
-            target.rename(self.folder / f"{_DOOMED}{name}-{os.getpid()}")
-        built.rename(target)
+        if not (target.exists() and _exchanged(built, target)):
+            if target.exists():
+                target.rename(self.folder / f"{_DOOMED}{name}-{os.getpid()}")
+            built.rename(target)
         self._sweep(_DOOMED)
         engine = self.find(name)
         if engine is None:
@@ -162,6 +168,12 @@ class EngineStore:
     def _sweep(self, prefix: str) -> None:
         for left in self.folder.glob(f"{prefix}*"):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Lets two folders change places, in one step; False where the system or the file system cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
 
 
 def _wait_for(descriptor: int, seconds: float, on_wait: Callable[[], None]) -> None:

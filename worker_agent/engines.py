@@ -31,6 +31,11 @@ class EngineProgram(Protocol):
         ...
 
 
+def is_there(engine: EngineProgram) -> bool:
+    """Whether its program can still be started: an installed one may have been removed meanwhile."""
+    return os.access(engine.main_command(())[0], os.X_OK)
+
+
 class BundledEngine:
     """xllamacpp's server behind our launcher: always there. CPU only, no RPC."""
 

@@ -150,11 +150,9 @@ class HostSupervisor:
     ) -> tuple[ProcessKey, ...]:
         """Kills and forgets the processes that are not in `keep`; returns which. One that cannot be killed is logged.
 
-        `among`: those that the question behind `keep` was asked about. Others are younger than the answer, which
-        says nothing of them. None: all.
+        `among` (None: all): those that the question behind `keep` was about; its answer says nothing of younger ones.
         """
-        asked = self._processes if among is None else among
-        doomed = tuple(key for key in self._processes if key in asked and key not in keep)
+        doomed = tuple(key for key in self._processes if (among is None or key in among) and key not in keep)
         await asyncio.gather(*(self._kill_or_say(key) for key in doomed))
         return tuple(key for key in doomed if key not in self._processes)
 
@@ -217,10 +215,11 @@ class HostSupervisor:
             command = self._engine.main_command(self._arguments(server))
         except ValueError as error:
             raise ProcessStartError("no_command_line", str(error), retryable=False) from error
-        secret = self._engine_key(key)
         environment = engine_environment(os.environ) | {
             MARK: str(self._records.path(key)),
-            "LLAMA_API_KEY": f"{secret},{secret}",  # of a single key llama.cpp logs the end, of several their number
+            "LLAMA_API_KEY": ",".join(
+                [self._engine_key(key)] * 2
+            ),  # of a single key llama.cpp logs the end, of several their number
         }
         record = ProcessRecord(key=key, model_size=_model_size(server.model_path))
         log_file = self._logs.path(key)
@@ -230,7 +229,7 @@ class HostSupervisor:
         except OSError as error:
             self._records.forget(key)
             code = "engine_not_runnable" if error.filename == command[0] else "state_not_writable"
-            lasting = error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC)
+            lasting = error.errno in (errno.EACCES, errno.ENOEXEC)
             raise ProcessStartError(code, f"{error.filename}: {error.strerror}", retryable=not lasting) from error
         record = record.model_copy(update={"pid": pid, "birth": birth_of(pid)})
         self._records.keep(record)  # where that fails, the next agent finds the process by its mark

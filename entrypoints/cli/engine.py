@@ -92,7 +92,7 @@ def list_engines(output: OutputOption = "table") -> None:
 def remove(
     name: Annotated[str, typer.Argument(metavar="NAME", help="As `stoker engine list` shows it.")],
 ) -> None:
-    """Remove an installed engine. Servers that run on it go on; new ones need another."""
+    """Remove an installed engine. Servers that run on it go on; its workers start no new ones until their restart."""
     from worker_agent.engine_store import EngineStore
 
     store = EngineStore()
@@ -103,6 +103,7 @@ def remove(
     if not there:
         raise CliError(f"no engine {name!r} is installed in {store.folder}", code=ExitCode.NOT_FOUND)
     typer.echo(f"{name}: removed")
+    typer.echo("A worker that runs on it takes no new servers: restart it, and it chooses another.", err=True)
 
 
 def register(app: typer.Typer) -> None:

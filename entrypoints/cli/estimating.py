@@ -1,6 +1,7 @@
 """`stoker estimate`."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -190,8 +191,16 @@ async def _estimated_here(question: "EstimateCreate") -> "MemoryEstimateRead":
     split = question.split or ()
     outcome = assess(profile, options, devices=question.devices, split=split, projector=projector, draft=draft)
     if isinstance(outcome, EstimateRefusal):
-        raise CliError(outcome.message)
+        raise CliError(_with_flags(outcome.message))
     return MemoryEstimateRead.of(question.model, files, profile, options, outcome)
+
+
+def _with_flags(message: str) -> str:
+    """A refusal of the estimate, with our flags for the options that it names. One word may be just a word."""
+    for name, flag in OPTION_FLAGS.items():
+        told = name if "_" in name else rf"{name}(?= to \d)"
+        message = re.sub(rf"\b{told}\b(?: to true)?", flag, message)
+    return message
 
 
 async def _inspected(source: "ModelSource") -> "tuple[ModelFiles, ModelProfile]":

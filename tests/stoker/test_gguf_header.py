@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stoker.bounded_reader import MAX_ITEMS, MAX_KEY_TEXT
 from stoker.byte_source import FileSource
 from stoker.domain.gguf import Header, MetadataArray, ModelProfile
-from stoker.gguf_header import MAX_HEADER, MAX_TENSORS, Allowance, GGUFError, read_header, read_profile
+from stoker.gguf_header import MAX_HEADER, MAX_TENSORS, Allowance, GGUFError, charged, read_header, read_profile
 from tests.builders import write_tiny_llama
 
 UINT8, UINT16, UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64 = 0, 2, 4, 5, 6, 7, 8, 9, 10
@@ -311,6 +312,24 @@ def test_a_header_that_would_take_much_more_memory_than_its_bytes() -> None:
     texts = [key(f"t{n}", STRING, text("x" * 2**20)) for n in range(6)]
     kept = read_header(RawFile(keys=texts).source()).metadata.values()
     assert [type(value) for value in kept] == [str] * 4 + [MetadataArray] * 2
+
+
+def test_a_header_that_was_read_before_counts_as_one_that_is_read() -> None:
+    def filled(**counts: int) -> Allowance:
+        allowance = Allowance()
+        for what, count in counts.items():
+            allowance.take(what.replace("_", " "), count)
+        return allowance
+
+    keys = [key("abc", ARRAY, array(UINT8, 3, b"abc")), key("def", STRING, text("x" * 2**20))]
+    header = read_header(RawFile(keys=keys).source())
+    assert charged(header, Allowance()) == header
+    for what, limit in (("bytes_of_keys", MAX_KEY_TEXT), ("array_elements", MAX_ITEMS)):
+        with pytest.raises(GGUFError, match=f"too many {what.replace('_', ' ')}"):
+            charged(header, filled(**{what: limit - 1}))
+    allowance = Allowance()
+    kept = [charged(header, allowance).metadata["def"] for _ in range(5)]
+    assert [type(value) for value in kept] == [str] * 4 + [MetadataArray]
 
 
 def test_shards_share_what_they_may_hold() -> None:

@@ -209,6 +209,16 @@ async def test_what_was_read_before_is_not_read_again(fake: FakeHub, tmp_path: P
     assert len(fake.requests) == 1, "and a moment later not even the commit is asked for"
 
 
+async def test_what_was_read_before_counts_towards_what_a_model_may_hold(
+    fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = HuggingFaceHub(endpoint=fake.url, token=TOKEN, headers=HeaderCache(tmp_path))
+    await hub.inspect(ModelSource.parse("hf:acme/sharded"))
+    monkeypatch.setattr("stoker.bounded_reader.MAX_TENSORS", 16)
+    with pytest.raises(ModelSourceError, match="too many tensors"):
+        await hub.inspect(ModelSource.parse("hf:acme/sharded"))
+
+
 async def test_a_new_commit_is_seen_once_the_listing_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "acme/tiny/tiny-F16.gguf"
     path.parent.mkdir(parents=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stoker.package_index import PackageIndexError, download, install
+from stoker.package_index import PackageIndexError, download, install, pip_environment
 
 METADATA = "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n"
 WHEEL = "Wheel-Version: 1.0\nGenerator: us\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -86,6 +86,12 @@ def test_what_the_index_does_not_have_is_said_in_pips_words(index: Path, tmp_pat
         PackageIndexError, match=r"(?s)could not install tiny==2\.0 and x==1 .*No matching distribution"
     ):
         install(["tiny==2.0", "x==1"], tmp_path / "target")
+
+
+def test_pip_gets_no_secret_of_ours() -> None:
+    kept = {"PATH": "/bin", "PIP_INDEX_URL": "https://mirror", "HTTPS_PROXY": "http://proxy", "SSL_CERT_FILE": "/ca"}
+    made = pip_environment(kept | {"HF_TOKEN": "secret", "STOKER_API_KEY": "secret", "AWS_SECRET_ACCESS_KEY": "secret"})
+    assert made == kept | {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_USER": "0"}
 
 
 def test_a_python_that_can_make_no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,17 @@ async def test_what_is_unchanged_is_not_sent_again(web: FakeWeb, tmp_path: Path)
     assert [(asked.status, asked.sent) for asked in web.asked] == [(304, 0)]
 
 
+async def test_what_was_read_before_counts_towards_what_a_model_may_hold(
+    web: FakeWeb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = source(web, "split-00001-of-00003.gguf")
+    await models(HeaderCache(tmp_path)).inspect(shards)
+    monkeypatch.setattr("stoker.bounded_reader.MAX_TENSORS", 16)
+    with pytest.raises(ModelSourceError, match="too many tensors"):
+        await models(HeaderCache(tmp_path)).inspect(shards)
+    assert {asked.status for asked in web.asked[3:]} == {304}
+
+
 async def test_what_was_changed_is_read_anew(web: FakeWeb, tmp_path: Path) -> None:
     web.root = tmp_path / "root"
     web.root.mkdir()

@@ -167,18 +167,24 @@ def test_a_long_log_is_shown_by_its_end() -> None:
     assert "line 900" not in text
 
 
-def test_the_environment_cannot_change_what_is_built(tmp_path: Path) -> None:
+def test_the_environment_cannot_change_what_is_built_and_holds_no_secret(tmp_path: Path) -> None:
     given = {
         "PATH": "/bin",
         "CXX": "clang++",
         "CMAKE_CXX_FLAGS": "-march=native",
         "NINJA_STATUS": "x",
         "PYTHONPATH": "/x",
+        "CUDACXX": "/cuda/bin/nvcc",
+        "https_proxy": "http://proxy",
+        "HF_TOKEN": "secret",
+        "STOKER_WORKER__JOIN_TOKEN": "secret",
     }
     made = build_environment(given, tmp_path)
     assert made == {
         "PATH": "/bin",
         "CXX": "clang++",
+        "CUDACXX": "/cuda/bin/nvcc",
+        "https_proxy": "http://proxy",
         "NINJA_STATUS": "[%f/%t] ",
         "LC_ALL": "C",
         "GIT_CEILING_DIRECTORIES": str(tmp_path),

@@ -1,5 +1,6 @@
 """The store of engines: what counts as installed, and what does not."""
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -59,6 +60,31 @@ def test_engines_are_found_by_name_and_removed_as_a_whole(store: EngineStore) ->
     assert store.remove("0.3.35-cpu-1")
     assert store.installed() == engines[1:]
     assert [path.name for path in store.folder.iterdir()] == ["0.3.36-cpu-2"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux exchanges folders in one step")
+def test_an_engine_is_replaced_without_a_moment_in_which_there_is_none(
+    store: EngineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = put_engine(store), put_engine(EngineStore(store.folder / ".building-1"), release="0.3.36.post1")
+    rename, there = Path.rename, []
+
+    def watched(path: Path, target: Path) -> Path:
+        moved = rename(path, target)
+        there.append(old.folder.exists())
+        return moved
+
+    monkeypatch.setattr(Path, "rename", watched)
+    assert store.put(new.folder, old.folder.name).manifest == new.manifest
+    assert all(there)
+
+
+def test_where_folders_cannot_be_exchanged_the_old_one_makes_room(
+    store: EngineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = put_engine(store), put_engine(EngineStore(store.folder / ".building-1"), release="0.3.36.post1")
+    monkeypatch.setattr("worker_agent.engine_store._exchanged", lambda *_: False)
+    assert store.put(new.folder, old.folder.name).manifest == new.manifest
 
 
 @pytest.mark.parametrize("name", ["../0.3.36-cpu-2", ".", "..", "", "logs", ".lock", "/etc"])

@@ -10,7 +10,7 @@ import pytest
 from stoker.domain.workers import Engine, EngineKind
 from tests.worker_agent.fake_build import SERVER, fake_rpc_server, fake_server, program
 from worker_agent.engine_programs import EngineError, engine_environment
-from worker_agent.engines import BundledEngine, NativeEngine
+from worker_agent.engines import BundledEngine, NativeEngine, is_there
 
 ANSWERS = SERVER.format(version="11434 (abc1234)", devices="  (none)")
 
@@ -38,6 +38,13 @@ def test_a_native_engine_is_asked_what_it_is(tmp_path: Path) -> None:
     assert engine.device_names == {"CUDA0", "CUDA1"}
     assert engine.main_command(["-m", "x"]) == [str(path), "-m", "x"]
     assert engine.rpc_server is None
+
+
+def test_an_engine_that_was_removed_is_not_there(tmp_path: Path) -> None:
+    engine = NativeEngine(fake_server(tmp_path / "llama-server"))
+    assert (is_there(engine), is_there(BundledEngine())) == (True, True)
+    engine.path.unlink()
+    assert not is_there(engine)
 
 
 def test_a_native_engine_without_accelerators(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ async def test_an_option_the_engine_refuses_is_not_worth_another_start(
         assert not ended.retryable
 
 
-async def test_a_missing_engine_is_said_at_once(
+async def test_a_missing_engine_is_said_at_once_and_may_come_back(
     open_supervisor: OpenSupervisor, tiny_model: Path, tmp_path: Path
 ) -> None:
     class Gone(FakeEngine):
@@ -150,7 +150,7 @@ async def test_a_missing_engine_is_said_at_once(
         with pytest.raises(ProcessStartError, match="no-such-program: No such file") as raised:
             await supervisor.ensure_started(make_server(tiny_model))
         assert raised.value.code == "engine_not_runnable"
-        assert not raised.value.retryable
+        assert raised.value.retryable
         assert supervisor.statuses() == {}
         assert list((tmp_path / "state" / "processes").iterdir()) == []
 

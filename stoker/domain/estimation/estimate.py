@@ -51,7 +51,7 @@ def estimate(
     leave stays on the host's CPU, as does everything when there are none. `kinds`: of the devices, CUDA where missing;
     a CPU may be one of them, behind an RPC server. A `projector` and a `draft` model stand on the first device.
     """
-    context = options.context_length or default_context(profile)
+    context = options.context_length or min(map(default_context, (profile, draft or profile)))
     if (refusal := _refuse(profile, options, context, split)) is not None:
         return refusal
     if profile.no_flash_attention:

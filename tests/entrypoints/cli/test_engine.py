@@ -152,7 +152,9 @@ def test_an_own_program_is_listed_first(
 
 def test_remove(stoker: Stoker, store: EngineStore) -> None:
     put(store, "0.3.36-cpu-1")
-    assert stoker("engine", "remove", "0.3.36-cpu-1").stdout == "0.3.36-cpu-1: removed\n"
+    done = stoker("engine", "remove", "0.3.36-cpu-1")
+    assert done.stdout == "0.3.36-cpu-1: removed\n"
+    assert "takes no new servers: restart it" in done.stderr
     done = stoker("engine", "remove", "0.3.36-cpu-1")
     assert done.exit_code == 3
     assert done.stderr.startswith("error: no engine '0.3.36-cpu-1' is installed in ")

@@ -226,7 +226,12 @@ def test_what_the_workers_refuse(code: str, exit_code: int, api: FakeApi, stoker
         (("MODEL", "--devices", "16"), 2, "--devices 16: Input should be less than or equal to 15"),
         (("MODEL", "--devices", "9"), 1, "devices is 9: this model has 4 layers"),
         (("MODEL", "--ctx", "1"), 2, "--ctx 1: Input should be greater than or equal to 128"),
-        (("MODEL", "--ctx", "4096"), 1, "context_length 4096 is more than the 2048 tokens"),
+        (("MODEL", "--ctx", "4096"), 1, "--ctx 4096 is more than the 2048 tokens"),
+        (
+            ("MODEL", "--cache-type-k", "q8_0", "--no-flash-attn"),
+            1,
+            "values of the type q8_0 need flash attention: set --flash-attn, or --cache-type-v to f16",
+        ),
         (("MODEL", "--cache-type-k", "q9"), 2, "Invalid value for '--cache-type-k'"),
     ],
 )

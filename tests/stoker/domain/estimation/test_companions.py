@@ -91,8 +91,15 @@ def test_a_draft_models_caution_is_told() -> None:
     assert estimated((33,), draft=make_profile(caution="it is novel")).caution == "it is novel"
 
 
+def test_a_draft_model_that_was_trained_for_less_bounds_the_context_that_nobody_named() -> None:
+    draft = make_profile(context_length=2048)
+    assert estimated((33,), draft=draft) == estimated((33,), EngineOptions(context_length=2048), draft=draft)
+    assert estimated((33,), draft=make_profile(context_length=65536)).context_length == 8192
+
+
 @pytest.mark.parametrize("changed", [{"context_length": 2048}, {"unsupported": "it is a speech model"}])
 def test_a_draft_model_that_cannot_run_is_refused(changed: dict[str, Any]) -> None:
-    outcome = estimate(make_profile(), EngineOptions(), (33,), draft=make_profile(**changed))
+    options = EngineOptions(context_length=8192)
+    outcome = estimate(make_profile(), options, (33,), draft=make_profile(**changed))
     assert isinstance(outcome, EstimateRefusal)
     assert outcome.message.startswith("the draft model: ")
