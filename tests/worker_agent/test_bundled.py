@@ -116,7 +116,11 @@ def test_embeddings_and_reranking(tiny_model: Path, tmp_path: Path) -> None:
         (["-c", "many"], "error while handling argument \"-c\": 'many' is no whole number"),
         (["-c", "99999999999"], 'error while handling argument "-c": value too large to convert to int32_t'),
         (["-fa", "maybe"], "error while handling argument \"-fa\": 'maybe' is none of on, off, auto"),
-        (["-ctk", "q3"], "error while handling argument \"-ctk\": 'q3' is none of f32, f16, bf16, q8_0, q4_0"),
+        (
+            ["-ctk", "q3"],
+            "error while handling argument \"-ctk\": "
+            "'q3' is none of f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl",
+        ),
         (["--device", "CUDA0"], 'error while handling argument "--device": invalid device: CUDA0'),
         (["-c", "512"], "error: no model given: -m FILE"),
     ],
