@@ -182,7 +182,9 @@ async def test_an_engine_that_went_with_its_agent_is_taken_back_until_it_answers
     async with agent():
         handle, _ = await hold(client, tmp_path)
         (first,) = await told(handle, 1)
-    psutil.Process(first.pid).kill()  # as an agent does that ends its processes when it stops, and forgets them
+    process = psutil.Process(first.pid)
+    process.kill()  # as an agent does that ends its processes when it stops, and forgets them
+    process.wait(timeout=30)
     for record in (tmp_path / "state" / "processes").iterdir():
         record.unlink()
     (tmp_path / "stage" / "ready").unlink()

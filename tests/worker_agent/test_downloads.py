@@ -69,8 +69,9 @@ def model(fake: FakeHub, repo: str) -> ModelFiles:
 
 
 def processes() -> list[psutil.Process]:
-    """The downloading processes of this test."""
-    return [child for child in psutil.Process().children() if "worker_agent.hub_download" in child.cmdline()]
+    """The downloading processes of this test; a child of another one may be a zombie still."""
+    alive = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in alive if "worker_agent.hub_download" in child.cmdline()]
 
 
 def parts(cache: Path) -> list[Path]:
