@@ -118,7 +118,7 @@ def test_embeddings_and_reranking(tiny_model: Path, tmp_path: Path) -> None:
         (["-fa", "maybe"], "error while handling argument \"-fa\": 'maybe' is none of on, off, auto"),
         (
             ["-ctk", "q3"],
-            "error while handling argument \"-ctk\": "
+            'error while handling argument "-ctk": '
             "'q3' is none of f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, iq4_nl",
         ),
         (["--device", "CUDA0"], 'error while handling argument "--device": invalid device: CUDA0'),
