@@ -70,7 +70,7 @@ class MicroBatch(NamedTuple):
 
     def inputs(self, layers: Sequence[LayerShape]) -> int:
         """Bytes of the attention masks and indices that `layers` need."""
-        element = 2 if self.options.flash_attention else 4
+        element = _F16 if self.options.flash_attention else _F32
         if self.profile.encoder:
             masks = 2 if self.profile.sliding_window else 1
             return self.tokens * (element * self.tokens * masks + _INDICES)
