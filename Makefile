@@ -8,10 +8,10 @@ PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null || echo .build/uv/bin/uv)
 RUN := .venv/bin/
 
-.PHONY: help setup demo up test check bench clean
+.PHONY: help setup demo up test check bench compatibility clean
 
 help: ## Show what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 .build/uv/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Stoker needs Python 3.11 or newer; $(PYTHON) is older. Name another: make PYTHON=python3.12 …" >&2; exit 1; }
@@ -34,7 +34,7 @@ up: .venv/.installed ## Run everything here, empty
 	@$(RUN)stoker up
 
 test: .venv/.installed ## Run every test
-	@$(RUN)python -m pytest $(ARGS)
+	@$(RUN)python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: .venv/.installed ## Lint, types, import rules
 	@$(RUN)ruff format --check .
@@ -44,6 +44,9 @@ check: .venv/.installed ## Lint, types, import rules
 
 bench: .venv/.installed ## Measure; each benchmark ends with one JSON line
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(RUN)python -m benchmarks.$$(basename $$file .py); done
+
+compatibility: .venv/.installed ## Try every client against the real engine; writes docs/compatibility.md (ARGS="openai-python llm": some)
+	@$(RUN)python -m tests.compatibility.run $(ARGS)
 
 clean: ## Remove everything that was made here
 	rm -rf .venv .build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

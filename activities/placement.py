@@ -33,8 +33,14 @@ class PlacementActivities:
 
     @activity.defn
     async def release(self, input: ReleaseInput) -> ReleaseResult:
-        """Gives claims back and wakes exactly the pending instances that fit now."""
-        woken = await asyncio.to_thread(self._ledger.release, input.instance_id, input.incarnation)
+        """Gives claims back and wakes exactly the pending instances that fit now.
+
+        Without an incarnation it is asked for an instance whose workflow is over, and confirmed nothing.
+        """
+        if input.incarnation is None:
+            await asyncio.to_thread(self._ledger.abandon, input.instance_id)
+            return ReleaseResult(woken=())
+        woken = await asyncio.to_thread(self._ledger.release, input.instance_id, input.incarnation, input.unconfirmed)
         await self._calls.wake(woken)
         return ReleaseResult(woken=woken)
 
@@ -45,8 +51,8 @@ class PlacementActivities:
 
     @activity.defn
     async def sweep_instances(self, input: SweepInput) -> SweepResult:
-        """Finds instances whose workflow ended without a word (a terminated one runs none) and frees their claims."""
+        """Finds instances whose workflow ended without a word (a terminated one runs none): their claims are ending."""
         ended = await self._calls.ended(input.instance_ids)
         for instance_id in ended:
-            await self._calls.wake(await asyncio.to_thread(self._ledger.release, instance_id, None))
+            await asyncio.to_thread(self._ledger.abandon, instance_id)
         return SweepResult(ended=ended)

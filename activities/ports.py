@@ -4,13 +4,16 @@ from collections.abc import AsyncGenerator, Sequence
 from enum import StrEnum
 from typing import Protocol
 
-from stoker.domain.base import InstanceId, Value, WorkerName
+from stoker.domain.base import DeploymentName, InstanceId, Value, WorkerName
 from stoker.domain.deployments import DeploymentSpec
+from stoker.domain.files import Peer
 from stoker.domain.gguf import ModelProfile
+from stoker.domain.links import WorkerLink
 from stoker.domain.measured_memory import MeasuredMemory
 from stoker.domain.models import ModelFiles, ModelSource
 from stoker.domain.placement.types import Placement, PlacementRequest, Unplaceable
-from stoker.domain.statuses import DeploymentProjection, InstanceProjection
+from stoker.domain.statuses import DeploymentProjection, FileProgress, InstanceProjection, InstanceStatus
+from stoker.domain.workers import Engine, WorkerState
 from stoker.model_source_error import ModelSourceError as ModelSourceError
 
 # --- on the hosts ---------------------------------------------------------------------------------------------------
@@ -21,7 +24,7 @@ class ProcessKey(Value):
 
     instance_id: InstanceId
     incarnation: int
-    role: str = "main"  # "main" (llama-server); later "rpc"
+    role: str = "main"  # "main" (llama-server), "rpc" (ggml-rpc-server), "link" (the way from the one to the others)
 
 
 class ProcessPhase(StrEnum):
@@ -39,11 +42,14 @@ class ProcessStatus(Value):
     phase: ProcessPhase
     pid: int = 0
     port: int = 0  # 0 until it listens
+    ports: tuple[int, ...] = ()  # of a link: one for each of its peers, in their order; none until all are open
     adopted: bool = False  # started by an earlier agent
     progress: float = 0.0  # of loading, 0 to 1
     exit_code: int | None = None  # None: alive, or not our child and so unknown
     cause: str = ""  # of its end: the engine's first error line, or what the exit code means
     retryable: bool = True  # whether starting again may help
+    worker: str = ""  # whose fault its end was, where that is known to be another's
+    frozen: bool = False  # it was ended because it stood still
 
 
 class MainServerSpec(Value):
@@ -55,12 +61,42 @@ class MainServerSpec(Value):
     placement: Placement
     model_path: str
     pooling: bool = False
+    rpc_ports: tuple[int, ...] = ()  # on loopback: the link's, in the order of `llamacpp.rpc_peers`
+    patience: int = 1  # so many times as long as usual it may stand still before it counts as frozen
+
+
+class RpcServerSpec(Value):
+    """What a host must start to lend the devices that `placement` has of it."""
+
+    key: ProcessKey
+    placement: Placement
+    worker: WorkerName  # the host's own name
+    threads: int | None = None  # of its CPU; None: the engine's choice
+
+
+class MeshPeer(Value):
+    """The gateway of a worker: its one door for other hosts."""
+
+    worker: WorkerName
+    host: str
+    port: int
+
+
+class LinkSpec(Value):
+    """What the main server's host must start to reach its RPC servers."""
+
+    key: ProcessKey
+    worker: WorkerName  # that host's own name
+    peers: tuple[MeshPeer, ...]  # in the order of `llamacpp.rpc_peers`
+
+
+ProcessSpec = MainServerSpec | RpcServerSpec | LinkSpec
 
 
 class ProcessSupervisor(Protocol):
     """Starts, adopts, watches and kills the processes of one host. Every verb may be repeated."""
 
-    async def ensure_started(self, server: MainServerSpec) -> ProcessStatus:
+    async def ensure_started(self, spec: ProcessSpec) -> ProcessStatus:
         """Adopts the process of that key if it lives, starts it if it was never started.
 
         A process of that key that has ended already is not started again: its EXITED status is returned.
@@ -88,6 +124,24 @@ class ProcessSupervisor(Protocol):
         ...
 
 
+class HostMesh(Protocol):
+    """This host as a member of groups that span several."""
+
+    @property
+    def engine(self) -> Engine:
+        """Its llama.cpp."""
+        ...
+
+    @property
+    def gateway(self) -> MeshPeer:
+        """Its own door for the others; port 0 while it has none."""
+        ...
+
+    async def check(self, peer: MeshPeer) -> WorkerLink:
+        """Measures the way from here to a peer's gateway. Answers within some seconds and never raises."""
+        ...
+
+
 class ProcessStartError(Exception):
     """The process could not be started; `code` is stable, `retryable` says whether trying again may help."""
 
@@ -97,10 +151,21 @@ class ProcessStartError(Exception):
 
 
 class DownloadProgress(Value):
-    """Bytes on disk of all files of the model together."""
+    """Bytes on disk of all files of the model together, and of each of them."""
 
     done: int
     total: int
+    files: tuple[FileProgress, ...] = ()
+    from_peers: int = 0  # bytes that came from other workers so far
+    evicted: tuple[str, ...] = ()  # keys of the models that had to go to make room
+
+
+class EvictionRefusedError(Exception):
+    """A model's files stay where they are; `code` is "file_in_use", "file_not_own" or "not_found"."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ModelStore(Protocol):
@@ -110,8 +175,22 @@ class ModelStore(Protocol):
         """Reads the header(s) of a file on this host. Raises ModelSourceError."""
         ...
 
-    def fetch(self, files: ModelFiles) -> AsyncGenerator[DownloadProgress, None]:
-        """Makes the files present; yields progress, complete when exhausted. Closing it stops the download at once."""
+    def fetch(
+        self, files: ModelFiles, *, user: InstanceId = "", peers: Sequence[Peer] = (), keep: Sequence[str] = ()
+    ) -> AsyncGenerator[DownloadProgress, None]:
+        """Makes the files present; yields progress, complete when exhausted. Closing it stops the download at once.
+
+        `user`: the instance that wants them. `peers`: workers to ask before the hub. `keep`: keys of models that must
+        not go, should room have to be made.
+        """
+        ...
+
+    async def evict(self, model: str, *, force: bool = False) -> int:
+        """Takes a model's files (by `ModelFiles.key`) off the disk; the bytes that are free now.
+
+        `force`: also files that Stoker did not fetch itself. Raises EvictionRefusedError, and ModelSourceError when the
+        disk refuses.
+        """
         ...
 
     def local_path(self, files: ModelFiles) -> str:
@@ -157,12 +236,61 @@ class Ledger(Protocol):
         """Claims a place; the same instance and incarnation get the same answer again while they hold it."""
         ...
 
-    def release(self, instance_id: InstanceId, incarnation: int | None = None) -> tuple[InstanceId, ...]:
-        """Gives claims back (of every incarnation when None); returns the pending instances that fit now."""
+    def release(
+        self, instance_id: InstanceId, incarnation: int | None = None, unconfirmed: Sequence[WorkerName] = ()
+    ) -> tuple[InstanceId, ...]:
+        """Gives claims back (of every incarnation when None); returns the pending instances that fit now.
+
+        Those on `unconfirmed` workers, where a process may still be, stay until their agents say that it is gone.
+        """
+        ...
+
+    def abandon(self, instance_id: InstanceId) -> None:
+        """As `release` of all that the instance holds, with no worker's word."""
         ...
 
     def ready_workers(self, spec: DeploymentSpec) -> tuple[WorkerName, ...]:
         """Workers that could read a file for this spec now."""
+        ...
+
+
+class KnownLinks(Protocol):
+    """What the checks of the ways between workers found, by the rows."""
+
+    def keep(self, links: Sequence[WorkerLink]) -> None:
+        """Replaces what was known of the same pairs."""
+        ...
+
+
+class Occupancy(Protocol):
+    """What is on which worker, by the rows."""
+
+    def worker_state(self, worker: WorkerName) -> WorkerState | None:
+        """The worker's state now, or None when there is no such worker."""
+        ...
+
+    def on_worker(self, worker: WorkerName) -> tuple[InstanceStatus, ...]:
+        """The instances whose main server is there, or that it lends a device to."""
+        ...
+
+    def of_deployment(self, deployment: DeploymentName) -> tuple[InstanceStatus, ...]:
+        """All instances of the deployment."""
+        ...
+
+    def stop_draining(self, worker: WorkerName) -> None:
+        """The worker is emptied no more, if it was; one that was stays cordoned."""
+        ...
+
+
+class FileHolders(Protocol):
+    """Which models lie on which worker, and which must stay there, by the rows."""
+
+    def peers(self, model: str, *, besides: WorkerName) -> tuple[Peer, ...]:
+        """Workers that hold the model (by `ModelFiles.key`) whole and can be asked for it now, the best first."""
+        ...
+
+    def placed_on(self, worker: WorkerName) -> tuple[str, ...]:
+        """Keys of the models of all instances whose main server has its place there."""
         ...
 
 

@@ -1,39 +1,17 @@
-"""The processes of an instance on its host: one endless activity is one process (the host's control queue).
-
-Whoever cancels decides what happens to the process:
-
-1. The workflow asked for it (cancelled or terminated): the process is killed, and only then is the activity over.
-2. Anything else (this agent stops, Temporal is away, an SRE pauses or resets the activity): we let go of the process,
-   it keeps serving, and the next attempt adopts it.
-"""
-
-import asyncio
-from contextlib import aclosing
-from datetime import timedelta
+"""The main server of an instance on its host: one endless activity is one process (the host's control queue)."""
 
 import structlog
 from temporalio import activity
-from temporalio.client import WorkflowHandle
-from temporalio.exceptions import ApplicationError
-from temporalio.service import RPCError, RPCStatusCode
 
 from activities.heartbeats import beating
-from activities.ports import (
-    MainServerSpec,
-    ProcessKey,
-    ProcessPhase,
-    ProcessStartError,
-    ProcessStatus,
-    ProcessSupervisor,
-)
+from activities.keeping import signal_owner, stay_with
+from activities.ports import MainServerSpec, ProcessKey, ProcessStatus, ProcessSupervisor
 from activities.types import DrainInput, DrainResult, MainReady, ProcessEnd
-from stoker.domain.measured_memory import MeasuredMemory, compare_memory
+from stoker.domain.llamacpp import rpc_peers
+from stoker.domain.measured_memory import MeasuredMemory, compare_memory, with_workers
 from stoker.domain.naming import READY_SIGNAL
 
 log = structlog.get_logger()
-
-_SIGNAL_RETRY_SECONDS = 1.0
-_OWNER_RPC_TIMEOUT = timedelta(seconds=3)
 
 
 class ServerActivities:
@@ -45,32 +23,15 @@ class ServerActivities:
     @activity.defn
     async def serve_main(self, input: MainServerSpec) -> ProcessEnd:
         """Starts (or adopts) the main server and stays with it until it ends by itself, which is what is returned."""
-        key = input.key
-        latest: ProcessStatus | None = None
-        teller: asyncio.Task[None] | None = None
-        began = asyncio.get_running_loop().time()
-        try:
-            async with beating(lambda: latest):
-                latest = await self._supervisor.ensure_started(input)
-                loads = latest.phase is not ProcessPhase.READY  # else an earlier attempt saw it load
-                if activity.info().attempt > 1 and latest.phase in (ProcessPhase.STARTING, ProcessPhase.LOADING):
-                    await _signal_ready(MainReady(incarnation=key.incarnation, port=0, pid=latest.pid))
-                async with aclosing(self._supervisor.watch(key)) as statuses:
-                    async for latest in statuses:
-                        if latest.phase is ProcessPhase.READY and teller is None:
-                            seen = loads and not latest.adopted
-                            took = asyncio.get_running_loop().time() - began if seen else 0.0
-                            teller = asyncio.create_task(self._tell_ready(input, latest, took))
-        except ProcessStartError as error:
-            return ProcessEnd(cause=f"could not be started: {error}", retryable=error.retryable)
-        except asyncio.CancelledError:
-            if await _wanted_gone():
-                await self._supervisor.kill(key)
-            raise
-        finally:
-            if teller is not None:
-                teller.cancel()
-        return ProcessEnd(exit_code=latest.exit_code, cause=latest.cause, retryable=latest.retryable)
+        incarnation = input.key.incarnation
+
+        async def tell_ready(status: ProcessStatus, load_seconds: float) -> None:
+            await self._tell_ready(input, status, load_seconds)
+
+        async def tell_loading(status: ProcessStatus) -> None:
+            await signal_owner(READY_SIGNAL, MainReady(incarnation=incarnation, port=0, pid=status.pid))
+
+        return await stay_with(self._supervisor, input, tell_ready, tell_loading)
 
     async def _tell_ready(self, server: MainServerSpec, status: ProcessStatus, load_seconds: float) -> None:
         """Signals the instance that its main server answers, and what it took."""
@@ -78,12 +39,14 @@ class ServerActivities:
         try:
             memory = await self._supervisor.measure(server.key)
             if memory is not None:
+                memory = with_workers(memory, _endpoints(server))
                 _warn_if_exceeded(server, memory)
         except Exception as error:
             # Whatever it is: a server that answers must become ready, though nobody knows what it took. An instance
             # that is never told so holds its claims and serves nobody.
             log.exception("memory_not_measured", instance=server.key.instance_id, error=repr(error))
-        await _signal_ready(
+        await signal_owner(
+            READY_SIGNAL,
             MainReady(
                 incarnation=server.key.incarnation,
                 port=status.port,
@@ -91,7 +54,7 @@ class ServerActivities:
                 adopted=status.adopted,
                 load_seconds=load_seconds,
                 memory=memory,
-            )
+            ),
         )
 
     @activity.defn
@@ -103,17 +66,9 @@ class ServerActivities:
         return DrainResult(idle=idle)
 
 
-async def _signal_ready(ready: MainReady) -> None:
-    """Tries again while Temporal is away."""
-    while True:
-        try:
-            await _owner().signal(READY_SIGNAL, ready)
-            return
-        except RPCError as error:
-            if error.status is RPCStatusCode.NOT_FOUND:
-                return  # the instance has ended: nobody is left to be told
-            log.warning("ready_signal_failed", workflow=activity.info().workflow_id, error=str(error))
-            await asyncio.sleep(_SIGNAL_RETRY_SECONDS)
+def _endpoints(server: MainServerSpec) -> dict[str, str]:
+    """Whose RPC server the main server reaches where."""
+    return {f"127.0.0.1:{port}": peer for port, peer in zip(server.rpc_ports, rpc_peers(server.placement), strict=True)}
 
 
 def _warn_if_exceeded(server: MainServerSpec, memory: MeasuredMemory) -> None:
@@ -130,33 +85,3 @@ def _warn_if_exceeded(server: MainServerSpec, memory: MeasuredMemory) -> None:
                 remedy="a mistake in Stoker's formulae: please report it, with what "
                 f"`stoker describe {server.deployment}` shows and the beginning of the instance's log",
             )
-
-
-async def _wanted_gone() -> bool:
-    """Whether the activity was cancelled because its workflow wants the process gone.
-
-    `not_found` alone says only that this attempt is stale: after a reset or a time-out the process is still wanted.
-    """
-    details = activity.cancellation_details()
-    if details is None:
-        return False
-    if details.cancel_requested:
-        return True
-    if details.not_found and not details.timed_out and not details.worker_shutdown:
-        return await _owner_closed()
-    return False
-
-
-async def _owner_closed() -> bool:
-    try:
-        description = await _owner().describe(rpc_timeout=_OWNER_RPC_TIMEOUT)
-    except RPCError as error:
-        return error.status is RPCStatusCode.NOT_FOUND
-    return description.close_time is not None
-
-
-def _owner() -> WorkflowHandle[object, object]:
-    info = activity.info()
-    if info.workflow_id is None:
-        raise ApplicationError("serve_main belongs to an instance's workflow", non_retryable=True)
-    return activity.client().get_workflow_handle(info.workflow_id, run_id=info.workflow_run_id)

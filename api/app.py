@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 from fastapi import APIRouter, FastAPI
 from prometheus_client import Gauge
@@ -13,28 +14,51 @@ from api import errors
 from api.deps import ApiContext
 from api.description import truthful
 from api.estimate_errors import EstimateErrors
+from api.limits.refusal_metrics import RefusalMetrics
+from api.limits.upkeep import Upkeep
 from api.middleware import head_as_get, identified, limited
+from api.openai.admission import OPEN_GATE
 from api.openai.metering import Metrics
 from api.openai.routes import OpenAIApp, beside
 from api.openai.upstream import Pool
-from api.routes import deployments, estimates, health, instances, keys, workers
+from api.routes import (
+    certificates,
+    deployments,
+    estimates,
+    files,
+    health,
+    instances,
+    join_tokens,
+    keys,
+    model_routes,
+    placements,
+    usage,
+    workers,
+)
+from api.usage.retention import forget_for_ever
+from stoker.storage.usage import tokens_since
 from stoker.version import VERSION
+
+RECORDED_WITHIN_SECONDS = 3.0
+"""How long a stopping process waits for the database to take the last records of usage; then they stay on disk."""
 
 DESCRIPTION = """Runs large language models on the GPUs you already own.
 
-Applications call `/v1` (OpenAI's API) with an inference key. Everything here needs an admin key:
+Applications call `/v1` (OpenAI's API) with a key of the role user. Everything here but `usage` needs an admin key:
 `Authorization: Bearer sk-stoker-…`; `stoker up` leaves the first one in its data folder, in `admin-key`.
 """
 
 
 def create_app(context: ApiContext) -> ASGIApp:
     """The whole application on `context`."""
-    pool = Pool()
+    pool = Pool(context.mesh)
     openai = OpenAIApp(
         routes=context.routes,
         authenticate=context.keyring.principal,
         pool=pool,
-        metrics=Metrics(context.registry, time.monotonic),
+        metrics=Metrics(context.registry, time.monotonic, context.recorder),
+        gate=context.gate or OPEN_GATE,
+        processes=context.processes,
     )
     return beside(openai, identified(limited(head_as_get(_management(context, pool)))))
 
@@ -44,7 +68,17 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await context.keyring.refresh()
         await context.routes.refresh()
-        tasks = [asyncio.create_task(context.keyring.run()), asyncio.create_task(context.routes.run())]
+        upkeep = _upkeep(context)
+        if upkeep is not None:
+            await upkeep.refresh()
+        runs = [context.keyring.run(), context.routes.run(), context.absence.run()]
+        runs += [connections.watch_revoked() for connections in (pool, context.agent_connections)]
+        runs += [context.metrics.run(), forget_for_ever(context.database, context.clock, context.usage_days)]
+        if upkeep is not None:
+            runs.append(upkeep.run())
+        if context.recorder is not None:
+            context.recorder.start()
+        tasks = [asyncio.create_task(run) for run in runs]
         try:
             yield
         finally:
@@ -53,6 +87,9 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
             await asyncio.gather(*tasks, return_exceptions=True)
             await context.agents.aclose()
             await pool.aclose()
+            if context.recorder is not None:
+                await asyncio.to_thread(context.recorder.close, RECORDED_WITHIN_SECONDS)
+            await asyncio.to_thread(context.metrics.close)
 
     app = FastAPI(
         title="Stoker",
@@ -66,12 +103,42 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
     )
     app.state.context = context
     errors.install(app)
-    Gauge("stoker_build_info", "Which Stoker this is", ["version"], registry=context.registry).labels(VERSION).set(1)
-    context.registry.register(EstimateErrors(context.routes.instances))
+    view = context.view_registry
+    Gauge("stoker_build_info", "Which Stoker this is", ["version"], registry=view).labels(VERSION).set(1)
+    view.register(EstimateErrors(context.routes.instances))
+    if context.recorder is not None:
+        context.registry.register(context.recorder)
+    if context.gate is not None:
+        context.registry.register(RefusalMetrics(context.gate))
     v1 = APIRouter(prefix="/api/v1")
-    for module in (deployments, estimates, instances, workers, keys):
+    for module in (
+        deployments,
+        estimates,
+        placements,
+        instances,
+        workers,
+        files,
+        model_routes,
+        certificates,
+        join_tokens,
+        keys,
+        usage,
+    ):
         v1.include_router(module.router)
+    v1.include_router(health.alarms)
     app.include_router(v1)
     app.include_router(health.router)
     app.openapi = truthful(app)  # type: ignore[method-assign]  # FastAPI's documented way to change it
     return app
+
+
+def _upkeep(context: ApiContext) -> Upkeep | None:
+    """What keeps the limits' counters true; None where nothing is counted."""
+    if context.gate is None:
+        return None
+
+    def month_tokens(since: datetime) -> Mapping[str, int]:
+        with context.database.read() as session:
+            return tokens_since(session, since)
+
+    return Upkeep(context.gate, context.keyring, month_tokens, context.clock)

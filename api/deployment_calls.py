@@ -1,5 +1,7 @@
 """Deployments' workflows, as the API calls them."""
 
+import asyncio
+import time
 import uuid
 from collections.abc import Iterable
 from datetime import timedelta
@@ -17,7 +19,7 @@ from temporalio.common import (
     WorkflowIDConflictPolicy,
     WorkflowIDReusePolicy,
 )
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from api.errors import of_temporal
 from stoker.domain.deployments import DeploymentSpec, InstanceState
@@ -29,6 +31,10 @@ from workflows.types import ApplyInput, ApplyResult, DeleteInput, DeploymentInpu
 
 ANSWER_WITHIN = timedelta(seconds=90)
 """Longer than reading a header may take; after it, the caller is told that the control plane does not answer."""
+
+
+_AGAIN_SECONDS = 0.2
+_FAILURES = (WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError, RPCError, RuntimeError, TimeoutError)
 
 
 async def apply(
@@ -43,16 +49,33 @@ async def apply(
 
     `remembered`: where a workflow that has to be started begins; see `remembered`.
     """
-    try:
-        return await client.execute_update_with_start_workflow(
-            Deployment.apply,
-            ApplyInput(spec=spec, expected_generation=expected_generation),
-            start_workflow_operation=_start(spec.name, remembered),
-            id=update_id or uuid.uuid4().hex,
-            rpc_timeout=ANSWER_WITHIN,
-        )
-    except (WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError, RPCError, RuntimeError) as error:
-        raise of_temporal(error) from error
+    wanted = ApplyInput(spec=spec, expected_generation=expected_generation)
+    update_id = update_id or uuid.uuid4().hex
+    deadline = time.monotonic() + ANSWER_WITHIN.total_seconds()
+    while True:
+        try:
+            # The SDK repeats the call for as long as nobody takes the update, each time with the whole rpc_timeout.
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                return await client.execute_update_with_start_workflow(
+                    Deployment.apply,
+                    wanted,
+                    start_workflow_operation=_start(spec.name, remembered),
+                    id=update_id,
+                    rpc_timeout=ANSWER_WITHIN,
+                )
+        except _FAILURES as error:
+            if not is_start_lost(error) or time.monotonic() + _AGAIN_SECONDS > deadline:
+                raise of_temporal(error) from error
+        await asyncio.sleep(_AGAIN_SECONDS)
+
+
+def is_start_lost(error: Exception) -> bool:
+    """Whether an update with start is to be sent anew, with the same id: it is taken once, whatever came of it before.
+
+    A busy server answers before the update was taken, and the SDK repeats the very same call. The server then refuses,
+    since that call has started a workflow already (StartDeduped); or, if that has ended meanwhile, it finds none.
+    """
+    return isinstance(error, RPCError) and (error.status is RPCStatusCode.NOT_FOUND or "StartDeduped" in error.message)
 
 
 async def delete(
@@ -66,7 +89,7 @@ async def delete(
             start_workflow_operation=_start(name, remembered),
             rpc_timeout=ANSWER_WITHIN,
         )
-    except (WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError, RPCError, RuntimeError) as error:
+    except _FAILURES as error:
         raise of_temporal(error) from error
 
 

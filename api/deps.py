@@ -5,6 +5,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
+from pathlib import Path as FilePath
+from threading import Event
 from typing import Annotated, Any, TypeVar
 
 import httpx
@@ -14,15 +17,26 @@ from prometheus_client import CollectorRegistry
 from sqlmodel import Session
 from temporalio.client import Client
 
+from api.absence_view import AbsenceView
+from api.agents import agents_client
 from api.errors import ProblemError
 from api.keyring import KeyRing
+from api.limits.gate import LimitGate
+from api.openai.upstream import Pool
+from api.process_metrics import ProcessMetrics
 from api.route_source import DatabaseRoutes
-from stoker.domain.base import DNS_LABEL_PATTERN
+from api.usage.recorder import UsageRecorder
+from stoker.certificates import Authority
+from stoker.domain.base import DNS_LABEL_PATTERN, WorkerName
 from stoker.domain.keys import KeyStatus, Role
+from stoker.domain.placement.reservations import PENDING_HOLD_SECONDS
+from stoker.mesh.identity import MeshIdentity
 from stoker.remote_models import RemoteModels
 from stoker.secrets import ServerSecret
+from stoker.storage.absence import AbsenceWatch
 from stoker.storage.claims import ClaimLedger
 from stoker.storage.engine import Database
+from stoker.storage.removal import was_removed
 from stoker.storage.workers import Workers
 from stoker.temporal import TemporalInstanceCalls
 
@@ -31,30 +45,58 @@ T = TypeVar("T")
 _ETAG = re.compile(r'(W/)?("?)([0-9]{1,18})\2')
 
 
-def _agents_client() -> httpx.AsyncClient:
-    """For the agents' logs. They are in our own network: the environment's proxies are not for them."""
-    return httpx.AsyncClient(timeout=10.0, trust_env=False)
-
-
 @dataclass(frozen=True)
 class ApiContext:
-    """Everything that the API works with, made once by `entrypoints.server`."""
+    """Everything that the API works with, made once by `entrypoints.server_process`.
+
+    `registry` has what this process counts: `/metrics` shows the sum over all processes of this server.
+    """
 
     database: Database
     temporal: Client
     secret: ServerSecret
+    authority: Authority
     join_token_digest: str
     keyring: KeyRing
     routes: DatabaseRoutes
     registry: CollectorRegistry
     models: RemoteModels
     clock: Callable[[], datetime]
-    agents: httpx.AsyncClient = field(default_factory=_agents_client)
+    pending_hold: float = PENDING_HOLD_SECONDS
+    worker_grace: float = 30.0  # seconds
+    mesh: MeshIdentity | None = None  # who the API is to the gateways of other hosts
+    gate: LimitGate | None = None  # counts what keys use; None: no key has limits
+    recorder: UsageRecorder | None = None  # keeps records of requests; the application starts and closes it
+    usage_days: int = 30  # single requests are kept so long
+    metrics_folder: FilePath | None = None  # which all processes of this server share; None: there is no other
+    view_registry: CollectorRegistry = field(default_factory=CollectorRegistry)  # what all processes see alike
+    processes: int = 1  # that answer /v1, this one counted: each has its share of what is bounded
+    stopping: Event = field(default_factory=Event)  # set when answers that would go on for ever are to end
 
-    @property
+    @cached_property
+    def agents(self) -> httpx.AsyncClient:
+        """For what agents are asked. They are in our own network: the environment's proxies are not for them."""
+        return agents_client(self.agent_connections)
+
+    @cached_property
+    def agent_connections(self) -> Pool:
+        """Theirs."""
+        return Pool(self.mesh, max_idle=4)
+
+    @cached_property
     def ledger(self) -> ClaimLedger:
-        """Claims."""
-        return ClaimLedger(self.database, self.clock)
+        """Claims. One for all: it keeps the fleet in memory."""
+        return ClaimLedger(self.database, self.clock, pending_hold=self.pending_hold)
+
+    @cached_property
+    def absence(self) -> AbsenceView:
+        """Workers that are silent."""
+        return AbsenceView(AbsenceWatch(self.database, self.worker_grace), self.view_registry)
+
+    @cached_property
+    def metrics(self) -> ProcessMetrics:
+        """What this process and its siblings counted."""
+        return ProcessMetrics(self.registry, self.metrics_folder)
 
     @property
     def instances(self) -> TemporalInstanceCalls:
@@ -78,7 +120,7 @@ class ApiContext:
             return work(session, self.clock())
 
 
-def _context(request: Request) -> ApiContext:
+async def _context(request: Request) -> ApiContext:
     context: ApiContext = request.app.state.context
     return context
 
@@ -94,57 +136,80 @@ def bearer_of(request: Request) -> str | None:
     return request.headers.get("x-api-key")
 
 
-def _shown_as(name: str, description: str) -> Any:
+def shown_as(name: str, description: str) -> Any:
     """For the OpenAPI description, and the button of its page: what kind of bearer opens a route."""
     return Security(HTTPBearer(scheme_name=name, description=description, auto_error=False))
 
 
-_BY_ADMIN_KEY = _shown_as("adminKey", "An API key of the role admin. `x-api-key: KEY` is taken too.")
-_BY_JOIN_TOKEN = _shown_as("joinToken", "The cluster's join token.")
-_BY_CREDENTIAL = _shown_as("workerCredential", "What the worker got when it joined.")
+_BY_ADMIN_KEY = shown_as("adminKey", "An API key of the role admin. `x-api-key: KEY` is taken too.")
+_BY_ANY_KEY = shown_as("anyKey", "An API key of any role. `x-api-key: KEY` is taken too.")
+_BY_CREDENTIAL = shown_as("workerCredential", "What the worker got when it joined.")
+
+
+def _caller(request: Request, context: ContextDep, _: Annotated[object, _BY_ANY_KEY]) -> KeyStatus:
+    return _owner(request, context)
 
 
 def _admin(request: Request, context: ContextDep, _: Annotated[object, _BY_ADMIN_KEY]) -> KeyStatus:
-    key = bearer_of(request)
-    if key is None:
-        raise ProblemError("unauthorized", "no API key: send `Authorization: Bearer sk-stoker-…`")
-    status = context.keyring.authenticate(key)
-    if status is None:
-        raise ProblemError("unauthorized", "this API key is not known, or was revoked")
+    status = _owner(request, context)
     if status.role is not Role.ADMIN:
         raise ProblemError("forbidden", f"the key {status.name!r} has the role {status.role}; this needs admin")
     return status
 
 
+def _owner(request: Request, context: ApiContext) -> KeyStatus:
+    key = bearer_of(request)
+    if key is None:
+        raise ProblemError("unauthorized", "no API key: send `Authorization: Bearer sk-stoker-…`")
+    status = context.keyring.authenticate(key)
+    if status is None:
+        raise ProblemError("unauthorized", "this API key is not known, has expired, or was revoked")
+    return status
+
+
 AdminDep = Annotated[KeyStatus, Depends(_admin)]
-
-
-async def _joining(request: Request, context: ContextDep, _: Annotated[object, _BY_JOIN_TOKEN]) -> None:
-    token = bearer_of(request)
-    if token is None or not context.secret.matches(token, context.join_token_digest):
-        raise ProblemError(
-            "unauthorized", "wrong join token: it is in the file `join-token` of the server's data folder"
-        )
+CallerDep = Annotated[KeyStatus, Depends(_caller)]  # any key
 
 
 WorkerNamePath = Annotated[str, Path(pattern=DNS_LABEL_PATTERN)]
 InstancePath = Annotated[str, Path(pattern=DNS_LABEL_PATTERN)]
 KeyPath = Annotated[str, Path(pattern="^[0-9a-f]{12}$")]
+JoinTokenPath = Annotated[str, Path(pattern="^[0-9a-f]{12}$")]
 
 
-async def _worker(
-    name: WorkerNamePath, request: Request, context: ContextDep, _: Annotated[object, _BY_CREDENTIAL]
-) -> str:
-    credential = bearer_of(request) or ""
-    digest = await context.read(lambda session, now: Workers(session, now).credential_hash(name))
+async def _worker_credential(request: Request, _: Annotated[object, _BY_CREDENTIAL]) -> str:
+    return bearer_of(request) or ""
+
+
+WorkerCredentialDep = Annotated[str, Depends(_worker_credential)]
+"""Unchecked: what a worker's agent shows for itself. See `check_credential`."""
+
+
+def check_credential(
+    session: Session, secret: ServerSecret, name: WorkerName, credential: str, digest: str | None
+) -> None:
+    """Refuses whoever is not worker `name`'s agent. `digest`: of the right one; None: the worker has no row."""
+    if digest is None and was_removed(session, name):
+        raise worker_removed(name)
     if digest is None:
         raise ProblemError("unauthorized", f"worker {name!r} has not joined this cluster: join again")
-    if not context.secret.matches(credential, digest):
+    if not secret.matches(credential, digest):
         raise ProblemError("worker_replaced", f"another agent has joined as worker {name!r}")
+
+
+def worker_removed(name: WorkerName) -> ProblemError:
+    """The worker is no longer of this cluster."""
+    return ProblemError("worker_removed", f"worker {name!r} was removed from this cluster")
+
+
+async def _worker(name: WorkerNamePath, credential: WorkerCredentialDep, context: ContextDep) -> str:
+    def check(session: Session, now: datetime) -> None:
+        check_credential(session, context.secret, name, credential, Workers(session, now).credential_hash(name))
+
+    await context.read(check)
     return name
 
 
-JoiningDep = Depends(_joining)
 ReportingWorkerDep = Annotated[str, Depends(_worker)]
 
 LimitDep = Annotated[int, Query(ge=1, le=1000, description="How many items at most.")]

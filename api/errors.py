@@ -17,11 +17,14 @@ from pydantic import BaseModel
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoFreeConnectionError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from stoker.domain.base import DEPLOYMENT_NAME_HINT, DEPLOYMENT_NAME_PATTERN, DNS_LABEL_HINT, DNS_LABEL_PATTERN
+from stoker.domain.deployments import COMPUTE_CAPABILITY_HINT, COMPUTE_CAPABILITY_PATTERN
+from stoker.domain.model_routes import ROUTE_NAME_HINT, ROUTE_NAME_PATTERN
 
 log = structlog.get_logger()
 
@@ -49,29 +52,47 @@ STATUS_BY_CODE: dict[str, int] = {
     "invalid_request": 422,
     "unauthorized": 401,
     "worker_replaced": 401,
+    "worker_removed": 401,
+    "join_token_unknown": 401,
+    "join_token_expired": 401,
+    "join_token_used": 401,
     "forbidden": 403,
     "not_found": 404,
     "method_not_allowed": 405,
+    "request_timeout": 408,
     "body_too_large": 413,
     "generation_conflict": 412,
+    "route_conflict": 412,
     "deployment_deleting": 409,
+    "file_in_use": 409,
+    "file_not_own": 409,
+    "worker_in_use": 409,
+    "key_revoked": 409,
+    "worker_name_taken": 409,
+    "too_many_certificates": 429,
     # what we depend on
     "temporal_unavailable": 503,
     "control_plane_unavailable": 503,
     "database_unavailable": 503,
     "worker_unreachable": 502,
+    "disk_error": 502,
     "internal_error": 500,
 }
 
 
-_CODE_BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
+_CODE_BY_STATUS = {404: "not_found", 405: "method_not_allowed", 408: "request_timeout", 413: "body_too_large"}
 """Refusals that come from the framework, not from us."""
 
 _LONGEST_VALUE = 200  # characters of what was sent that are repeated
 
 
 # What a pattern means, for people.
-_HINTS = {DNS_LABEL_PATTERN: f"write {DNS_LABEL_HINT}", DEPLOYMENT_NAME_PATTERN: f"write {DEPLOYMENT_NAME_HINT}"}
+_HINTS = {
+    DNS_LABEL_PATTERN: f"write {DNS_LABEL_HINT}",
+    DEPLOYMENT_NAME_PATTERN: f"write {DEPLOYMENT_NAME_HINT}",
+    COMPUTE_CAPABILITY_PATTERN: f"write {COMPUTE_CAPABILITY_HINT}",
+    ROUTE_NAME_PATTERN: f"write {ROUTE_NAME_HINT}",
+}
 
 
 class FieldError(BaseModel):
@@ -214,7 +235,19 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
     detail = f"{request.method} {request.url.path}: {error.detail}"
     code = _CODE_BY_STATUS.get(error.status_code, "invalid_request")
-    return problem_response(code, detail, headers=error.headers)
+    headers = {"allow": _allowed(request)} if code == "method_not_allowed" else error.headers
+    return problem_response(code, detail, headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods that the path answers: the framework tells those of one of its routes only."""
+    found = [
+        method
+        for method in ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
+        for scope in [{**request.scope, "method": "GET" if method == "HEAD" else method}]
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    ]
+    return ", ".join(found)
 
 
 async def _on_database(_: Request, error: Exception) -> JSONResponse:

@@ -1,16 +1,20 @@
-"""Looks at files on the workers' disks, as the API asks for them."""
+"""Reads models' headers for the API: itself from the network, by the workers from their disks."""
 
 import asyncio
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
-from temporalio.client import Client, WorkflowFailureError
-from temporalio.exceptions import ApplicationError
-from temporalio.service import RPCError
+from temporalio.client import Client
 
 from api.errors import STATUS_BY_CODE, ProblemError, TemporalAwayError
-from stoker.domain.models import ModelSource
+from api.workflow_answers import asked_for
+from stoker.domain.gguf import ModelProfile
+from stoker.domain.models import ModelFiles, ModelSource, SourceKind
 from stoker.domain.naming import CONTROL_QUEUE, inspection_workflow_id
+from stoker.model_source_error import ModelSourceError
+from stoker.remote_models import RemoteModels
 from workflows.inspection import Inspection
 from workflows.types import InspectionInput, InspectionResult
 
@@ -20,9 +24,28 @@ ANSWER_WITHIN = timedelta(seconds=45)
 _GRACE_SECONDS = 5.0  # for Temporal to say that it took too long
 
 
+async def inspect_model(client: Client, models: RemoteModels, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
+    """The model's files, and what their header says. Raises ProblemError."""
+    if source.kind is SourceKind.FILE:
+        found = await inspect_file(client, source)
+        return found.files, found.profile
+    with as_problems():
+        return await models.inspect(source)
+
+
+@contextmanager
+def as_problems() -> Iterator[None]:
+    """Makes what is wrong with a model's source a ProblemError."""
+    try:
+        yield
+    except ModelSourceError as error:
+        code = error.code if error.code in STATUS_BY_CODE else "inspection_failed"
+        raise ProblemError(code, str(error)) from error
+
+
 async def inspect_file(client: Client, source: ModelSource) -> InspectionResult:
     """What the workers say of a `file:` source. Raises ProblemError."""
-    try:
+    with asked_for(lambda: _unanswered(source), otherwise="inspection_failed"):
         async with asyncio.timeout(ANSWER_WITHIN.total_seconds() + _GRACE_SECONDS):
             return await client.execute_workflow(
                 Inspection.run,
@@ -32,16 +55,6 @@ async def inspect_file(client: Client, source: ModelSource) -> InspectionResult:
                 execution_timeout=ANSWER_WITHIN,
                 static_summary=f"the header of {source}",
             )
-    except WorkflowFailureError as error:
-        cause = error.cause
-        if isinstance(cause, ApplicationError):
-            code = cause.type if cause.type in STATUS_BY_CODE else "inspection_failed"
-            raise ProblemError(code, cause.message) from error
-        raise _unanswered(source) from error
-    except TimeoutError as error:
-        raise _unanswered(source) from error
-    except (RPCError, RuntimeError) as error:
-        raise TemporalAwayError("temporal_unavailable", f"Temporal does not answer: {error}") from error
 
 
 def _unanswered(source: ModelSource) -> TemporalAwayError:

@@ -1,57 +1,135 @@
 """Who is asking: API keys, checked from memory, so that the database may be away."""
 
 import asyncio
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import NamedTuple
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.openai.auth import Principal
-from stoker.domain.keys import KeyStatus
+from stoker.domain.keys import KeyLimits, KeyStatus
 from stoker.secrets import ServerSecret, key_id_of
 from stoker.storage.engine import Database
-from stoker.storage.keys import Keys
+from stoker.storage.keys import Keys, LivingKeys
 
 log = structlog.get_logger()
 
-REFRESH_SECONDS = 1.0
-"""A key that was made or revoked elsewhere counts within this time."""
+REFRESH_SECONDS = 0.4
+"""A key that was made, changed or revoked elsewhere counts within this time, and that of a small query."""
+
+REREAD_SECONDS = 10.0
+"""All keys are read again so often, for what somebody changed in the database by hand."""
+
+_NO_LIMITS = KeyLimits()
+
+
+class _Known(NamedTuple):
+    """A living key."""
+
+    status: KeyStatus
+    principal: Principal
+    digest: str
 
 
 class KeyRing:
     """The living keys, as last read."""
 
-    def __init__(self, database: Database, secret: ServerSecret, clock: Callable[[], datetime]) -> None:
-        self._database, self._secret, self._clock = database, secret, clock
-        self._digests: dict[str, tuple[KeyStatus, str]] = {}
+    def __init__(
+        self,
+        database: Database,
+        secret: ServerSecret,
+        clock: Callable[[], datetime],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database, self._secret, self._clock, self._monotonic = database, secret, clock, monotonic
+        self._known: dict[str, _Known] = {}
+        self._unreadable: tuple[str, ...] = ()
+        self._version, self._read_at = -1, -math.inf
+        self._reading = asyncio.Lock()  # an older answer must not come after a newer one
+        self._away = False
+
+    @property
+    def principals(self) -> Mapping[str, Principal]:
+        """The living keys' owners, by the key's id."""
+        return {key_id: known.principal for key_id, known in self._known.items()}
 
     def authenticate(self, key: str | None) -> KeyStatus | None:
         """The key's status, or None when it is no living key. Constant time for what is secret in it."""
-        key_id = key_id_of(key) if key else None
-        found = self._digests.get(key_id) if key_id else None
-        if key is None or found is None or not self._secret.matches(key, found[1]):
-            return None
-        return found[0]
+        known = self._find(key)
+        return known.status if known is not None else None
 
     def principal(self, key: str | None) -> Principal | None:
         """The same, as the OpenAI door asks."""
-        status = self.authenticate(key)
-        return Principal(key_id=status.id) if status else None
+        known = self._find(key)
+        return known.principal if known is not None else None
 
     async def refresh(self) -> None:
-        """Reads the keys again. While the database is away, those last read go on."""
-        try:
-            self._digests = await asyncio.to_thread(self._read)
-        except (SQLAlchemyError, ValueError) as error:  # away, or a row that this version cannot read
-            log.error("keys_not_refreshed", error=str(error))
+        """Reads the keys again, if any has changed. While the database is away, those last read go on."""
+        async with self._reading:
+            now = self._monotonic()
+            known_version = self._version if now - self._read_at < REREAD_SECONDS else None
+            try:
+                version, found = await asyncio.to_thread(self._read, known_version)
+            except (SQLAlchemyError, ValueError) as error:
+                if not self._away:
+                    log.error("keys_not_refreshed", error=str(error))
+                self._away = True
+                return
+            if self._away:
+                log.info("keys_refreshed_again")
+            self._away = False
+            if found is not None:
+                self._version, self._read_at = version, now
+                self._take(found)
 
     async def run(self) -> None:
         """Keeps the keys fresh, until cancelled."""
         while True:
-            await self.refresh()
+            try:
+                await self.refresh()
+            except Exception:  # the last guard: after it no revocation would count any more
+                log.exception("keys_refreshing_crashed")
             await asyncio.sleep(REFRESH_SECONDS)
 
-    def _read(self) -> dict[str, tuple[KeyStatus, str]]:
+    def _find(self, key: str | None) -> _Known | None:
+        key_id = key_id_of(key) if key else None
+        known = self._known.get(key_id) if key_id else None
+        if key is None or known is None or not self._secret.matches(key, known.digest):
+            return None
+        expires_at = known.principal.expires_at
+        return None if expires_at != math.inf and expires_at <= self._clock().timestamp() else known
+
+    def _take(self, found: LivingKeys) -> None:
+        old = self._known
+        self._known = {}
+        for key_id, (status, digest) in found.known.items():
+            before = old.get(key_id)
+            unchanged = before is not None and before.status == status and before.digest == digest
+            self._known[key_id] = before if before is not None and unchanged else _known(status, digest)
+        if found.unreadable and found.unreadable != self._unreadable:
+            log.error("keys_unreadable", key_ids=found.unreadable)
+        self._unreadable = found.unreadable
+
+    def _read(self, known_version: int | None) -> tuple[int, LivingKeys | None]:
+        """The version, and the keys unless they are those of `known_version`."""
         with self._database.read() as session:
-            return Keys(session, self._clock()).digests()
+            keys = Keys(session, self._clock())
+            version = keys.version()  # before the keys: what changes in between is read again
+            return version, keys.living() if version != known_version else None
+
+
+def _known(status: KeyStatus, digest: str) -> _Known:
+    principal = Principal(
+        key_id=status.id,
+        name=status.name,
+        role=status.role,
+        models=frozenset(status.models),
+        limits=status.limits if status.limits != _NO_LIMITS else None,
+        expires_at=status.expires_at.timestamp() if status.expires_at is not None else math.inf,
+    )
+    return _Known(status, principal, digest)

@@ -1,5 +1,6 @@
 """What every request of the management API passes on its way in, as plain ASGI: an id, a limit on its body, HEAD."""
 
+import asyncio
 import os
 import re
 
@@ -9,6 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1024 * 1024
 """Far more than a worker with a hundred devices reports. Bodies are read before anybody asks for the key."""
+
+BODY_SECONDS = 60.0
+"""For a whole body. Who never ends one would else keep a connection for good."""
 
 _ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
@@ -35,22 +39,30 @@ def identified(app: ASGIApp) -> ASGIApp:
 
 
 def limited(app: ASGIApp) -> ASGIApp:
-    """Refuses a body above MAX_BODY_BYTES (413) where it is read, whether its length was announced or not."""
+    """Refuses a body above MAX_BODY_BYTES (413) where it is read, whether its length was announced or not, and one that
+    is not whole within BODY_SECONDS (408)."""
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
             return
         announced = int(dict(scope["headers"]).get(b"content-length", b"0"))
-        size = 0
+        size, whole, deadline = 0, False, asyncio.get_running_loop().time() + BODY_SECONDS
 
         async def receive_limited() -> Message:
-            nonlocal size
-            message: Message = {} if announced > MAX_BODY_BYTES else await receive()
+            nonlocal size, whole
+            if whole:  # what still comes is that the client goes
+                return await receive()
+            # FastAPI lets this type through to the application's own handler; the server drops what still comes.
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message: Message = {} if announced > MAX_BODY_BYTES else await receive()
+            except TimeoutError:
+                raise HTTPException(408, f"its body was not complete within {BODY_SECONDS:g} s") from None
             size += len(message.get("body", b""))
             if max(announced, size) > MAX_BODY_BYTES:
-                # FastAPI lets this type through to the application's own handler; the server drops what still comes.
                 raise HTTPException(413, f"its body is larger than {MAX_BODY_BYTES} bytes")
+            whole = not message.get("more_body", False)
             return message
 
         await app(scope, receive_limited, send)

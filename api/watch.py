@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from threading import Event
 
 import structlog
 from fastapi.responses import StreamingResponse
@@ -14,16 +15,23 @@ LOOK_EVERY_SECONDS = 0.25
 PING_EVERY_SECONDS = 15.0
 
 
-def watch_response(read: Callable[[], Awaitable[Sequence[tuple[str, BaseModel]]]]) -> StreamingResponse:
-    """Streams `added`, `modified` and `deleted` events for what `read` returns, by id, until the client leaves."""
+def watch_response(
+    stopping: Event, read: Callable[[], Awaitable[Sequence[tuple[str, BaseModel]]]]
+) -> StreamingResponse:
+    """Streams `added`, `modified` and `deleted` events for what `read` returns, by id, until the client leaves.
+
+    Ends once `stopping` is set: its client asks again, and finds another process.
+    """
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-    return StreamingResponse(_events(read), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_events(stopping, read), media_type="text/event-stream", headers=headers)
 
 
-async def _events(read: Callable[[], Awaitable[Sequence[tuple[str, BaseModel]]]]) -> AsyncIterator[str]:
+async def _events(
+    stopping: Event, read: Callable[[], Awaitable[Sequence[tuple[str, BaseModel]]]]
+) -> AsyncIterator[str]:
     seen: dict[str, str] = {}
     quiet = 0.0
-    while True:
+    while not stopping.is_set():
         try:
             now = {item_id: item.model_dump_json() for item_id, item in await read()}
         except (SQLAlchemyError, ValueError, TypeError) as error:  # away, or a row that this version cannot read

@@ -1,6 +1,10 @@
-"""`stoker control-plane`: the workflows, and the activities of the control queue."""
+"""`stoker control-plane`: the workflows, the activities of the control queue, and two looks at the rows.
+
+Once a minute for who fits (`waking`), and every few seconds for whose worker is lost (`absence`).
+"""
 
 import asyncio
+import gc
 import signal
 from datetime import timedelta
 
@@ -8,26 +12,39 @@ import structlog
 from temporalio.client import Client
 from temporalio.worker import Worker
 
+from activities.drains import DrainActivities
 from activities.estimation import EstimationActivities
+from activities.files import FileActivities
+from activities.links import LinkActivities
 from activities.placement import PlacementActivities
 from activities.ports import ModelHub
 from activities.projection import ProjectionActivities
+from entrypoints.absence import keep_watch
 from entrypoints.clock import utc_now
+from entrypoints.concurrency import first_of
 from entrypoints.data_folder import header_cache
+from entrypoints.waking import keep_waking
 from stoker.domain.naming import CONTROL_QUEUE
 from stoker.remote_models import remote_models
 from stoker.settings import Settings
+from stoker.storage.absence import AbsenceWatch
 from stoker.storage.claims import ClaimLedger
 from stoker.storage.engine import Database
+from stoker.storage.files import RowFileHolders
+from stoker.storage.links import RowLinks
+from stoker.storage.occupancy import RowOccupancy
 from stoker.storage.projections import RowProjections
 from stoker.temporal import TemporalInstanceCalls, connect, quiet_runtime, register_search_attributes, workflow_runner
+from stoker.version import VERSION
 from workflows.deployment import Deployment
+from workflows.drain import Drain
+from workflows.eviction import Eviction
 from workflows.inspection import Inspection
 from workflows.instance import Instance
 
 log = structlog.get_logger()
 
-WORKFLOWS = [Deployment, Instance, Inspection]
+WORKFLOWS = [Deployment, Instance, Inspection, Drain, Eviction]
 
 
 async def run_control_plane(settings: Settings) -> None:
@@ -40,21 +57,39 @@ async def run_control_plane(settings: Settings) -> None:
     )
     await register_search_attributes(client)
     database = Database(settings.database_url)
-    worker = control_worker(client, database, remote_models(header_cache(settings)))
+    models = remote_models(header_cache(settings))
+    ledger = ClaimLedger(database, utc_now, pending_hold=settings.pending_hold)
+    worker = control_worker(client, database, models, ledger=ledger)
     async with worker:
+        gc.freeze()  # what start-up left stays for good: to look through it for garbage takes 60 ms, and all work waits
         log.info("control_plane_ready", queue=CONTROL_QUEUE)
-        await stop.wait()
+        calls = TemporalInstanceCalls(client)
+        absence = AbsenceWatch(database, settings.worker_grace)
+        await first_of(stop.wait(), keep_waking(ledger, calls), keep_watch(absence, calls))
     database.close()
     await asyncio.sleep(
         0.1
     )  # lets the SDK's threads end: without it the interpreter may crash at exit (sdk-python #300)
 
 
-def control_worker(client: Client, database: Database, hub: ModelHub, *, max_cached_workflows: int = 2000) -> Worker:
-    """What takes work from the control queue: all workflows, and the activities beside them."""
-    placement = PlacementActivities(ClaimLedger(database, utc_now), TemporalInstanceCalls(client))
+def control_worker(
+    client: Client,
+    database: Database,
+    hub: ModelHub,
+    *,
+    ledger: ClaimLedger | None = None,
+    max_cached_workflows: int = 2000,
+) -> Worker:
+    """What takes work from the control queue: all workflows, and the activities beside them.
+
+    `ledger`: who holds what by that database; None: one of its own, with `pending_hold` at its default.
+    """
+    ledger = ledger or ClaimLedger(database, utc_now)
+    placement = PlacementActivities(ledger, TemporalInstanceCalls(client))
     projection = ProjectionActivities(RowProjections(database, utc_now))
     estimation = EstimationActivities(hub)
+    drains = DrainActivities(RowOccupancy(database, utc_now))
+    files = FileActivities(RowFileHolders(database, utc_now))
     return Worker(
         client,
         task_queue=CONTROL_QUEUE,
@@ -70,8 +105,13 @@ def control_worker(client: Client, database: Database, hub: ModelHub, *, max_cac
             projection.remove_instance,
             estimation.inspect_hub_model,
             estimation.estimate_model,
+            drains.look_at_worker,
+            drains.stop_draining,
+            files.look_for_files,
+            LinkActivities(RowLinks(database)).keep_links,
         ],
         workflow_runner=workflow_runner(),
+        build_id=VERSION,  # else the SDK reads and hashes all loaded code first: 1.5 s of a core
         max_cached_workflows=max_cached_workflows,
         graceful_shutdown_timeout=timedelta(seconds=5),
     )

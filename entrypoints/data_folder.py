@@ -30,6 +30,31 @@ def header_cache(settings: Settings) -> Path:
     return settings.data_dir / "cache"
 
 
+def key_counters(settings: Settings) -> Path:
+    """Where the API processes of this host count together what each key asks for."""
+    return settings.data_dir / "server" / "key-counters"
+
+
 def admin_key_file(settings: Settings) -> Path:
     """Where the first start leaves the admin's key, and where the CLI looks for it."""
     return settings.data_dir / "admin-key"
+
+
+def server_mesh_folder(settings: Settings) -> Path:
+    """Where the API process keeps its own identity in the mesh."""
+    return settings.data_dir / "server" / "mesh"
+
+
+def worker_mesh_folder(settings: Settings, name: str) -> Path:
+    """Where a worker's agent keeps the worker's identity in the mesh, and what others may reach of it."""
+    return settings.data_dir / "worker" / name / "mesh"
+
+
+def usage_folder(settings: Settings) -> Path:
+    """Where records of requests wait while the database is away."""
+    return settings.data_dir / "usage"
+
+
+def metrics_folder(settings: Settings) -> Path:
+    """What the processes of one server count; it belongs to one start of the server."""
+    return settings.data_dir / "metrics" / str(settings.api.port)

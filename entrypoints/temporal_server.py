@@ -34,6 +34,8 @@ def configured_address(settings: Settings) -> str:
 
 
 DYNAMIC_CONFIG = {
+    "matching.numTaskqueueReadPartitions": "1",
+    "matching.numTaskqueueWritePartitions": "1",
     # One history shard reads its task queue 20 times a second by default: every hop would wait 50 ms.
     "history.transferProcessorMaxPollRPS": "2000",
     "history.timerProcessorMaxPollRPS": "2000",

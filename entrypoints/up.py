@@ -24,6 +24,7 @@ from entrypoints.concurrency import first_of
 from entrypoints.data_folder import admin_key_file, join_token, server_secret
 from entrypoints.folder_lock import FolderInUseError, locked
 from entrypoints.temporal_server import configured_address, temporal_command
+from stoker.private_files import write_private
 from stoker.settings import Settings
 from stoker.storage.engine import Database
 from stoker.storage.migrate import migrate
@@ -178,9 +179,7 @@ class _Children:
             )
         self._pids[name] = process.pid
         try:
-            scratch = self._pid_file.with_suffix(".new")
-            scratch.write_text(json.dumps(self._pids))
-            scratch.replace(self._pid_file)
+            write_private(self._pid_file, json.dumps(self._pids))
         except OSError as error:  # a full disk, say: the file is for people only
             log.warning("pid_file_not_written", error=str(error))
 

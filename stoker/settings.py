@@ -20,6 +20,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from stoker.domain.absence import LEAST_GRACE_SECONDS
 from stoker.domain.base import DNS_LABEL_HINT, DNS_LABEL_PATTERN
 
 
@@ -38,6 +39,9 @@ class ApiSettings(_Section):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8410, ge=1, le=65535)
+    processes: int = Field(default=1, ge=1, le=64)  # that answer on the one port
+    drain_timeout: float = Field(default=30.0, ge=0, le=86_400)  # seconds that a stopping process's streams may go on
+    usage_days: int = Field(default=30, ge=1, le=3650)  # single requests are kept so long; their sums for good
 
 
 class DatabaseSettings(_Section):
@@ -68,7 +72,8 @@ class WorkerSettings(_Section):
 
     name: str = ""  # empty: the host's name
     server: str = ""  # the API's URL; empty: the API on this machine
-    address: str = "127.0.0.1"  # where the API reaches this host's engines
+    address: str = "127.0.0.1"  # where the cluster reaches this host
+    mesh_port: int = Field(default=0, ge=0, le=65535)  # of its gateway; 0: 8411, or where that is taken another, kept
     join_token: SecretStr = SecretStr("")  # empty: the one in the data folder
     offer: tuple[str, ...] = ()  # "cpu=2GiB"
     reserve: str = ""  # "ram=2GiB,vram=1GiB"
@@ -77,6 +82,8 @@ class WorkerSettings(_Section):
     engine: str = Field(default="auto", min_length=1)  # or "bundled", or an installed engine's name
     llama_server: Path | None = None  # an administrator's own llama-server, before all others
     rpc_server: Path | None = None  # its ggml-rpc-server; None: the one beside it
+    evict_for_room: bool = True  # models that Stoker fetched and nobody uses may go when another one lacks room
+    stall_timeout: float = Field(default=60.0, ge=5, le=86_400)  # seconds without progress until an engine is frozen
     stop_processes_on_exit: bool = False  # else engines go on without their agent, and the next one adopts them
 
     @field_validator("name")
@@ -109,6 +116,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=default_data_dir)
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     secret: SecretStr = SecretStr("")  # the server's secret; empty: made once in the data folder
+    pending_hold: float = Field(default=600.0, ge=0, le=31_536_000)  # seconds; who waits longer reserves devices
+    # Seconds of an agent's silence until all is moved. With less, many that fall silent together would not be seen so.
+    worker_grace: float = Field(default=30.0, ge=LEAST_GRACE_SECONDS, le=86_400)
     api: ApiSettings = ApiSettings()
     database: DatabaseSettings = DatabaseSettings()
     temporal: TemporalSettings = TemporalSettings()

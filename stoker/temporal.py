@@ -17,8 +17,8 @@ from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, Telemetr
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from stoker.domain.base import InstanceId
-from stoker.domain.naming import CAPACITY_SIGNAL, SEARCH_ATTRIBUTES, instance_workflow_id
+from stoker.domain.base import InstanceId, WorkerName
+from stoker.domain.naming import CAPACITY_SIGNAL, SEARCH_ATTRIBUTES, WORKER_LOST_SIGNAL, instance_workflow_id
 
 log = structlog.get_logger()
 
@@ -128,9 +128,16 @@ class TemporalInstanceCalls:
         await asyncio.gather(*(self._wake(instance_id) for instance_id in instance_ids))
 
     async def _wake(self, instance_id: InstanceId) -> None:
+        await self._signal(instance_id, CAPACITY_SIGNAL)
+
+    async def worker_lost(self, instance_id: InstanceId, worker: WorkerName, reason: str) -> None:
+        """Signals that the worker is lost. An instance that is gone is fine; any other error is raised."""
+        await self._signal(instance_id, WORKER_LOST_SIGNAL, {"worker": worker, "reason": reason})  # a WorkerLost
+
+    async def _signal(self, instance_id: InstanceId, signal: str, *content: Any) -> None:
         handle = self._client.get_workflow_handle(instance_workflow_id(instance_id))
         try:
-            await handle.signal(CAPACITY_SIGNAL, rpc_timeout=_RPC_TIMEOUT)
+            await handle.signal(signal, args=content, rpc_timeout=_RPC_TIMEOUT)
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise

@@ -12,16 +12,17 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
+from activities.ports import ProcessPhase
 from api import deployment_calls
 from entrypoints.clock import utc_now
 from entrypoints.control_plane import control_worker
+from entrypoints.host_workers import host_workers
 from entrypoints.temporal_server import dynamic_config_arguments, temporal_program
-from entrypoints.worker import host_workers
 from stoker.domain.claims import Claim
 from stoker.domain.deployments import DeploymentSpec, InstanceState
 from stoker.domain.llamacpp import main_server_arguments
 from stoker.domain.naming import SEARCH_ATTRIBUTES
-from stoker.domain.reports import REPORT_EVERY_SECONDS
+from stoker.domain.reports import REPORT_EVERY_SECONDS, HeldIncarnation, WorkerReport
 from stoker.domain.statuses import DeploymentStatus, InstanceStatus
 from stoker.domain.workers import Worker
 from stoker.hub import HuggingFaceHub
@@ -29,9 +30,11 @@ from stoker.secrets import engine_key
 from stoker.storage.claims import ClaimLedger
 from stoker.storage.deployments import Deployments
 from stoker.storage.engine import Database
+from stoker.storage.held import stands
 from stoker.storage.instances import Instances
 from stoker.storage.migrate import migrate
 from stoker.storage.workers import Workers
+from stoker.temporal import TemporalInstanceCalls
 from worker_agent.downloads import HubDownloads
 from worker_agent.engines import BundledEngine
 from worker_agent.model_store import HostModelStore
@@ -109,10 +112,15 @@ class Cluster:
         agent = self._agents[worker.name] = AsyncExitStack()
         supervisor = await agent.enter_async_context(self._supervisor(worker.name))
         environment = {"HF_ENDPOINT": self._hub} if self._hub else {}
-        store = HostModelStore([self.folder], HubDownloads(self.folder / "hub", environment=environment))
+        downloads = HubDownloads(
+            self.folder / "hub",
+            environment=environment,
+            live=lambda: {key.instance_id for key in supervisor.statuses()},
+        )
+        store = HostModelStore([self.folder], downloads)
         for worker_of_queue in host_workers(self.client, worker.name, supervisor, store, ProgressBoard()):
             await agent.enter_async_context(worker_of_queue)
-        reporting = asyncio.create_task(self._report(worker))
+        reporting = asyncio.create_task(self._report(worker, supervisor))
         agent.callback(reporting.cancel)
         return supervisor
 
@@ -120,11 +128,24 @@ class Cluster:
         """The host's agent goes; what it started goes on."""
         await self._agents.pop(name).aclose()
 
-    async def _report(self, worker: Worker) -> None:
+    async def _report(self, worker: Worker, supervisor: HostSupervisor) -> None:
+        """As the agent and the API do it together."""
+        answered: int | None = None
         while True:
             await asyncio.sleep(REPORT_EVERY_SECONDS)
+            alive = [key for key, status in supervisor.statuses().items() if status.phase is not ProcessPhase.EXITED]
+            running = {HeldIncarnation(instance_id=key.instance_id, incarnation=key.incarnation) for key in alive}
+            report = WorkerReport(worker=worker, running=tuple(running), answered=answered)
             with self.database.write() as session:
                 Workers(session, utc_now()).report(worker)
+                known = stands(session, report)
+            if known.confirms is not None:
+                await TemporalInstanceCalls(self.client).wake(
+                    self.ledger.confirm_ended(worker.name, known.confirms, known.version)
+                )
+            answered = known.version
+            held = {(one.instance_id, one.incarnation) for one in known.held}
+            await supervisor.reap([key for key in alive if (key.instance_id, key.incarnation) in held], among=alive)
 
     def _supervisor(self, worker: str) -> HostSupervisor:
         return HostSupervisor(

@@ -135,6 +135,8 @@ _SWITCHES: dict[tuple[str, ...], dict[str, Any]] = {
     ("-no-kvu", "--no-kv-unified"): {"kv_unified": False},
     ("--no-ui", "--no-webui"): {"ui": False},
     ("-nr", "--no-repack"): {"no_extra_bufts": True},
+    ("--op-offload",): {"no_op_offload": False},
+    ("--no-op-offload",): {"no_op_offload": True},
     ("--no-warmup",): {"warmup": False},
     ("--jinja",): {"use_jinja": True},
     ("--no-jinja",): {"use_jinja": False},

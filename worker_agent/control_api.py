@@ -1,7 +1,5 @@
 """The agent's side of the API: joining and reporting."""
 
-import json
-import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,8 +7,18 @@ import httpx
 import structlog
 from pydantic import ValidationError
 
+from stoker.certificates import CertificateError, fingerprint_of
 from stoker.domain.base import Value
-from stoker.domain.reports import JoinAnswer, ReportAnswer, WorkerReport
+from stoker.domain.reports import (
+    AuthorityAnswer,
+    CertificateAnswer,
+    CertificateRequest,
+    JoinAnswer,
+    ReportAnswer,
+    WorkerReport,
+)
+from stoker.private_files import write_private
+from stoker.secrets import one_time_token
 
 log = structlog.get_logger()
 
@@ -34,6 +42,14 @@ class NotJoinedError(Exception):
         self.replaced = replaced
 
 
+class RemovedError(Exception):
+    """An administrator removed this worker from the cluster."""
+
+
+class CertificateRefusedError(Exception):
+    """The server gives this worker no certificate now; the message says why."""
+
+
 class ServerAwayError(Exception):
     """The API does not answer, or not as it should; worth another try."""
 
@@ -55,40 +71,91 @@ class ControlApi:
         return self._identity
 
     async def join(self, report: WorkerReport) -> JoinAnswer:
-        """Joins with the token. Raises JoinRefusedError, ServerAwayError."""
+        """Joins with the token. Raises JoinRefusedError, ServerAwayError.
+
+        A token that names its cluster's authority is shown to no server with another one.
+        """
         if not self._join_token:
             raise JoinRefusedError(
-                "no join token: set STOKER_WORKER__JOIN_TOKEN_FILE to the server's `join-token` file"
+                "no join token: `stoker workers token` makes one on the server; give it by --join-token-file, or set "
+                "STOKER_WORKER__JOIN_TOKEN_FILE"
             )
-        response = await self._post("join", report, self._join_token)
-        if response.status_code in (401, 403, 422):
+        if (expected := self.expected_authority) is not None:
+            await self._check_authority(expected)
+        response = await self._post("join", report.model_dump_json(), self._join_token)
+        if response.status_code in (401, 403, 409, 422):
             raise JoinRefusedError(_detail(response))
         self._identity = _read_answer(response, JoinAnswer)
         _write(self._identity_file, self._identity)
         return self._identity
 
     async def report(self, report: WorkerReport) -> ReportAnswer:
-        """Says how the worker is; learns what may run on it. Raises NotJoinedError, ServerAwayError."""
-        if self._identity is None:
-            raise NotJoinedError("this worker has not joined yet")
-        response = await self._post("report", report, self._identity.credential)
-        if response.status_code == 401:
-            raise NotJoinedError(_detail(response), replaced=_code(response) == "worker_replaced")
-        return _read_answer(response, ReportAnswer)
+        """Says how the worker is; learns what may run on it. Raises NotJoinedError, RemovedError, ServerAwayError."""
+        return _read_answer(await self._post_as_worker("report", report), ReportAnswer)
+
+    async def certificate(self, request: str) -> CertificateAnswer:
+        """A certificate for the key of `request` (PEM).
+
+        Raises NotJoinedError, RemovedError, CertificateRefusedError, ServerAwayError.
+        """
+        response = await self._post_as_worker("certificate", CertificateRequest(request=request))
+        if response.status_code in (422, 429):
+            raise CertificateRefusedError(_detail(response))
+        return _read_answer(response, CertificateAnswer)
+
+    @property
+    def expected_authority(self) -> str | None:
+        """The fingerprint of the authority that the join token names; None where it names none."""
+        token = one_time_token(self._join_token)
+        return token.fingerprint if token is not None else None
+
+    def forget(self) -> None:
+        """Forgets what joining gave. Raises OSError."""
+        self._identity = None
+        self._identity_file.unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Closes the connections."""
         await self._client.aclose()
 
-    async def _post(self, what: str, report: WorkerReport, secret: str) -> httpx.Response:
+    async def _check_authority(self, expected: str) -> None:
+        try:
+            response = await self._client.get("/authority")
+        except httpx.HTTPError as error:
+            raise self._away(error) from error
+        given = _read_answer(response, AuthorityAnswer).certificate
+        try:
+            found = fingerprint_of(given)
+        except CertificateError as error:
+            raise ServerAwayError(f"what answers at {response.url} is no API of Stoker's") from error
+        if found != expected:
+            raise JoinRefusedError(
+                f"the server at {self._client.base_url} is not of the cluster that made the join token: the token "
+                f"names the authority {expected}, the server's is {found}"
+            )
+
+    async def _post_as_worker(self, what: str, body: Value) -> httpx.Response:
+        if self._identity is None:
+            raise NotJoinedError("this worker has not joined yet")
+        response = await self._post(what, body.model_dump_json(), self._identity.credential)
+        if response.status_code == 401:
+            if _code(response) == "worker_removed":
+                raise RemovedError(_detail(response))
+            raise NotJoinedError(_detail(response), replaced=_code(response) == "worker_replaced")
+        return response
+
+    async def _post(self, what: str, body: str, secret: str) -> httpx.Response:
         try:
             return await self._client.post(
                 f"/workers/{self._worker}/{what}",
-                content=report.model_dump_json(),
+                content=body,
                 headers={"authorization": f"Bearer {secret}", "content-type": "application/json"},
             )
         except httpx.HTTPError as error:
-            raise ServerAwayError(f"the API at {self._client.base_url} does not answer: {error!r}") from error
+            raise self._away(error) from error
+
+    def _away(self, error: httpx.HTTPError) -> ServerAwayError:
+        return ServerAwayError(f"the API at {self._client.base_url} does not answer: {error!r}")
 
 
 def _read_answer(response: httpx.Response, kind: type[Answer]) -> Answer:
@@ -125,8 +192,5 @@ def _read(path: Path) -> JoinAnswer | None:
 
 
 def _write(path: Path, identity: JoinAnswer) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    scratch = path.with_suffix(".new")
-    with os.fdopen(os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(identity.model_dump(), file)
-    scratch.replace(path)
+    # The token that it was got for is used up: a power cut shall not leave an empty file.
+    write_private(path, identity.model_dump_json(), synced=True)

@@ -30,6 +30,10 @@ class EngineProgram(Protocol):
         """The command of a main server with these llama-server options."""
         ...
 
+    def rpc_command(self, arguments: Sequence[str]) -> list[str] | None:
+        """The command of an RPC server with these ggml-rpc-server options; None: it has none that can be started."""
+        ...
+
 
 def is_there(engine: EngineProgram) -> bool:
     """Whether its program can still be started: an installed one may have been removed meanwhile."""
@@ -48,6 +52,10 @@ class BundledEngine:
     def main_command(self, arguments: Sequence[str]) -> list[str]:
         """This interpreter and the launcher; -P keeps the current folder's files from being imported."""
         return [sys.executable, "-P", "-m", "worker_agent.bundled", *arguments]
+
+    def rpc_command(self, arguments: Sequence[str]) -> list[str] | None:
+        """None: the library is built without RPC."""
+        return None
 
 
 class NativeEngine:
@@ -88,3 +96,9 @@ class NativeEngine:
     def main_command(self, arguments: Sequence[str]) -> list[str]:
         """The program and its options."""
         return [str(self.path), *arguments]
+
+    def rpc_command(self, arguments: Sequence[str]) -> list[str] | None:
+        """The program beside it and its options."""
+        if self.rpc_server is None or not os.access(self.rpc_server, os.X_OK):
+            return None
+        return [str(self.rpc_server), *arguments]

@@ -22,7 +22,7 @@ _LASTING = re.compile(
     r"|invalid argument|error while handling argument|invalid device|no model given",
 )
 _SIGNALS = {
-    signal.SIGKILL: ("killed from outside (SIGKILL), most likely by the kernel for want of memory", True),
+    signal.SIGKILL: ("killed from outside (SIGKILL): by the kernel for want of memory, or by hand", True),
     signal.SIGABRT: ("aborted itself (SIGABRT)", True),
     signal.SIGSEGV: ("crashed (SIGSEGV)", True),
     signal.SIGBUS: ("crashed (SIGBUS): the model file changed or its disk failed under it", True),
@@ -53,6 +53,20 @@ def explain_exit(lines: Sequence[str], code: int | None, *, was_ready: bool, sto
     else:
         cause = how
     return ProcessExit(code=code, cause=cause[:_CAUSE_LIMIT], retryable=retryable)
+
+
+def explain_end(lines: Sequence[str], code: int | None, *, stopped: bool = False) -> ProcessExit:
+    """How a program ended that is no llama-server: its exit code says nothing, its last line is the cause.
+
+    `code`: negative for a signal, None if unknown.
+    """
+    if stopped:
+        return ProcessExit(code=code, cause="stopped by Stoker")
+    how, retryable = _from_code(code)
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    if code is not None and code < 0:
+        return ProcessExit(code=code, cause=how, retryable=retryable)
+    return ProcessExit(code=code, cause=(f"{how}: {said}" if said else how)[:_CAUSE_LIMIT], retryable=retryable)
 
 
 def _from_code(code: int | None) -> tuple[str, bool]:

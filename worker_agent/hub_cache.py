@@ -8,16 +8,19 @@
 https://huggingface.co/docs/huggingface_hub/guides/manage-cache describes it.
 """
 
+import heapq
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from stoker.domain.models import ModelFile
+from stoker.domain.models import ModelFile, ModelFiles, ModelSource, SourceKind, shard_names
 
 _REPO = re.compile(r"[A-Za-z0-9._-]+/[A-Za-z0-9._-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_KEY = re.compile(rf"hf:(?P<repo>{_REPO.pattern})@(?P<commit>{_COMMIT.pattern})/(?P<first>[^\0]{{1,500}}\.gguf)")
 _ETAG = re.compile(r"[A-Za-z0-9_-]{8,128}")
 
 
@@ -78,6 +81,34 @@ class CachedRepo:
         found = (_size(path) for path in (self.blob(file.sha256), self.partial(file.sha256)))
         return max((size for size in found if size <= file.size), default=0)
 
+    def drop(self, name: str) -> int:
+        """Takes a file off the disk, and its content when no other name has it; the bytes that are free then.
+
+        Content that is kept outside of the repository's folder, behind a link, stays: others may have it too.
+        """
+        pointer = self.pointer(name)
+        blob = _target(pointer)
+        freed = _size(pointer) if blob is None else 0  # no link: it is the file itself
+        pointer.unlink(missing_ok=True)
+        for folder in pointer.parents:
+            if folder == self.blobs.parent or not _rmdir(folder):
+                break
+        if blob is None or blob.parent != self.blobs:
+            return freed
+        if any(_target(path) == blob for path in self.blobs.parent.glob("snapshots/**/*")):
+            return 0
+        freed = 0 if blob.is_symlink() else _size(blob)
+        blob.unlink(missing_ok=True)
+        return freed
+
+    def drop_part(self, file: ModelFile) -> int:
+        """Takes off what has come of a file that is not whole; the bytes that are free then."""
+        part = self.partial(file.sha256) if file.sha256 else None
+        size = _size(part) if part is not None else 0
+        if part is not None:
+            part.unlink(missing_ok=True)
+        return size
+
     def link(self, file: ModelFile, etag: str) -> None:
         """Makes the content of that etag appear under the file's name."""
         pointer, blob = self.pointer(file.path), self.blob(etag)
@@ -89,10 +120,75 @@ class CachedRepo:
             blob.replace(pointer)  # a file system without links: as the hub's library does there
 
 
+def repo_of_key(cache_dir: Path, key: str) -> tuple[CachedRepo, tuple[str, ...]]:
+    """Where the model of that key (`ModelFiles.key`) is, and its files' names. ValueError: it is none of a hub."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise ValueError(f"{key[:300]!r} is no model from a hub: it is named hf:ORG/REPO@COMMIT/FIRST-FILE")
+    repo = CachedRepo(cache_dir, match["repo"], match["commit"])
+    names = shard_names(match["first"])
+    for name in names:
+        repo.pointer(name)
+    return repo, names
+
+
+def find_whole_models(cache_dir: Path, most: int) -> tuple[str, ...]:
+    """`ModelFiles.key` of the models that lie whole in the cache, sorted; of more than `most`, the latest.
+
+    A file appears under its name when its content is complete: whether all shards are there is all there is to check.
+    Raises OSError when the cache cannot be listed; without one there are none.
+    """
+    found: list[tuple[float, str]] = []
+    for repo_dir in sorted(cache_dir.glob("models--*")):
+        for snapshot in sorted(repo_dir.glob("snapshots/*")):
+            changed = _changed(snapshot)
+            found += [(changed, key) for key in _whole_in(repo_dir.name, snapshot)]
+    return tuple(sorted(key for _, key in heapq.nlargest(most, found)))
+
+
+def _whole_in(folder_name: str, snapshot: Path) -> Iterator[str]:
+    """The keys of the models in one repository at one commit."""
+    repo = "/".join(folder_name.split("--")[1:])
+    if not (_COMMIT.fullmatch(snapshot.name) and _REPO.fullmatch(repo)):
+        return
+    for path in sorted(snapshot.rglob("*.gguf")):
+        try:
+            source = ModelSource(kind=SourceKind.HUB, repo=repo)
+            whole = all(path.with_name(name).is_file() for name in shard_names(path.name))
+        except (OSError, ValueError):  # no first shard, unreadable, or a name that no hub gives
+            continue
+        if whole:
+            first = ModelFile(path=path.relative_to(snapshot).as_posix(), size=0)
+            yield ModelFiles(source=source, revision=snapshot.name, files=(first,)).key
+
+
+def _changed(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def free_space(folder: Path) -> int:
     """Bytes that are free where `folder` is, or will be."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     return shutil.disk_usage(existing).free
+
+
+def _target(path: Path) -> Path | None:
+    """Where a link leads, as it is written; None: it is none."""
+    try:
+        return Path(os.path.normpath(path.parent / path.readlink()))
+    except OSError:
+        return None
+
+
+def _rmdir(folder: Path) -> bool:
+    try:
+        folder.rmdir()
+    except OSError:  # something is in it
+        return False
+    return True
 
 
 def _size(path: Path) -> int:

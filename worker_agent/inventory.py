@@ -30,6 +30,7 @@ class GpuReading(Value):
     name: str
     total: Bytes
     used: Bytes
+    compute_capability: str = ""  # like "8.6"; empty: the driver did not say
 
 
 class Inventory:
@@ -107,6 +108,7 @@ class Inventory:
                 used=gpu.used,
                 uuid=gpu.uuid,
                 engine_name=f"CUDA{position}",
+                compute_capability=gpu.compute_capability,
             )
             for position, gpu in enumerate(gpus)
         ]
@@ -160,10 +162,18 @@ class Inventory:
                 name=self._nvml.nvmlDeviceGetName(handle),
                 total=memory.total,
                 used=memory.total - memory.free,
+                compute_capability=self._compute_capability(handle),
             )
         except pynvml.NVMLError as error:
             self._say_once("gpu_left_out", f"gpu{index} cannot be read: {error}")
             return None
+
+    def _compute_capability(self, handle: Any) -> str:
+        try:
+            major, minor = self._nvml.nvmlDeviceGetCudaComputeCapability(handle)
+        except pynvml.NVMLError:  # the GPU can be used all the same, where none is asked for
+            return ""
+        return f"{major}.{minor}"
 
     def _in_mig_mode(self, handle: Any) -> bool:
         try:

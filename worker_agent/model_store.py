@@ -8,6 +8,8 @@ from pathlib import Path
 
 from activities.ports import DownloadProgress
 from stoker.byte_source import FileSource
+from stoker.domain.base import InstanceId
+from stoker.domain.files import Peer
 from stoker.domain.gguf import ModelProfile
 from stoker.domain.models import ModelFile, ModelFiles, ModelSource, SourceKind, shard_names
 from stoker.gguf_header import GGUFError, read_profile
@@ -29,14 +31,26 @@ class HostModelStore:
         """Finds the file, or all shards given the first, and reads the header(s). Raises ModelSourceError."""
         return await asyncio.to_thread(self._inspect, path)
 
-    def fetch(self, files: ModelFiles) -> AsyncGenerator[DownloadProgress, None]:
+    def fetch(
+        self, files: ModelFiles, *, user: InstanceId = "", peers: Sequence[Peer] = (), keep: Sequence[str] = ()
+    ) -> AsyncGenerator[DownloadProgress, None]:
         """Makes the files present, or checks that they still are; see `HubDownloads.fetch`."""
-        return self._check_present(files) if files.source.kind is SourceKind.FILE else self._downloads.fetch(files)
+        if files.source.kind is SourceKind.FILE:
+            return self._check_present(files)
+        return self._downloads.fetch(files, user=user, peers=peers, keep=keep)
+
+    async def evict(self, model: str, *, force: bool = False) -> int:
+        """See `HubDownloads.evict`: files that came from elsewhere than a hub are not Stoker's to take away."""
+        return await self._downloads.evict(model, force=force)
 
     def local_path(self, files: ModelFiles) -> str:
         """The first file by its own name: llama.cpp looks for the other shards beside it."""
         first = files.files[0].path
         return first if files.source.kind is SourceKind.FILE else str(self._downloads.cached(files).pointer(first))
+
+    def holds(self) -> tuple[str, ...]:
+        """Keys of the models from the hub that lie here whole. Fit for every report: it never waits for the disk."""
+        return self._downloads.holds()
 
     def _inspect(self, path: str) -> tuple[ModelFiles, ModelProfile]:
         source = self._source(path)

@@ -9,6 +9,16 @@ from typing import Self
 from stoker.domain.units import MIB
 
 
+def read_sha256(path: Path, on_read: Callable[[], None]) -> str:
+    """The checksum of the file's content, in hexadecimal; `on_read` is called again and again. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(MIB):
+            digest.update(block)
+            on_read()
+    return digest.hexdigest()
+
+
 class PartialFile:
     """What is at `path` already is kept and gone on from; use it in a `with`. Every call may raise OSError.
 
@@ -18,7 +28,8 @@ class PartialFile:
 
     def __init__(self, path: Path, on_read: Callable[[int], None]) -> None:
         self._digest = hashlib.sha256()
-        self._file = path.open("r+b" if path.exists() else "w+b")
+        # Without a buffer: what was received is in the file at once, and survives this process's death.
+        self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
         self.size = os.fstat(self._file.fileno()).st_size
         while block := self._file.read(MIB):
             self._digest.update(block)
@@ -31,7 +42,9 @@ class PartialFile:
 
     def append(self, block: bytes) -> None:
         """Adds `block` at the end."""
-        self._file.write(block)
+        left = memoryview(block)
+        while left:
+            left = left[self._file.write(left) :]
         self._digest.update(block)
         self.size += len(block)
 
@@ -44,7 +57,6 @@ class PartialFile:
 
     def sync(self) -> None:
         """Returns when the content would survive a power cut."""
-        self._file.flush()
         os.fsync(self._file.fileno())
 
     def __enter__(self) -> Self:

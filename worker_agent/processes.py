@@ -1,10 +1,10 @@
-"""One engine process of this host: started or adopted, watched, stopped.
+"""One process of this host: started or adopted, watched, stopped.
 
     STARTING ──listens──► LOADING ──/health 200──► READY
         └──────────────────────┴──────────────────────┴──ends──► EXITED
 
 A process belongs to no agent: it has a session of its own and outlives the agent that started it. What the next one
-must know is in its record.
+must know is in its record. What kinds of processes there are, and how they differ: see `roles`.
 """
 
 import asyncio
@@ -16,16 +16,15 @@ import subprocess
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
-import httpx
 import structlog
 
 from activities.ports import ProcessKey, ProcessPhase, ProcessStatus
 from stoker.domain.base import Value
 from stoker.domain.units import KIB
-from worker_agent.exits import explain_exit
 from worker_agent.logs import head, tail
-from worker_agent.pids import ExitWatch, listening_port, reap, resident_bytes, signal_group
+from worker_agent.pids import ExitWatch, reap, signal_group
 from worker_agent.records import ProcessExit, ProcessRecord, RecordStore
 
 log = structlog.get_logger()
@@ -49,7 +48,8 @@ class Observation(Value):
     """What one look at a process saw."""
 
     port: int = 0  # it listens on
-    healthy: bool = False  # /health answered 200
+    ports: tuple[int, ...] = ()  # all of them, of a process with several
+    healthy: bool = False  # it does what it is for: /health answered 200, of a main server
     loaded: float = 0.0  # share of the model that is in memory
     exit: ProcessExit | None = None
 
@@ -60,10 +60,12 @@ def advance(status: ProcessStatus, seen: Observation) -> ProcessStatus:
         return status
     if seen.exit is not None:
         end = {"exit_code": seen.exit.code, "cause": seen.exit.cause, "retryable": seen.exit.retryable}
+        end |= {"worker": seen.exit.worker, "frozen": seen.exit.frozen}
         return status.model_copy(update={"phase": ProcessPhase.EXITED, **end})
     port = seen.port or status.port
     if status.phase is ProcessPhase.READY or (seen.healthy and port):
-        return status.model_copy(update={"phase": ProcessPhase.READY, "port": port, "progress": 1.0})
+        ports = seen.ports or status.ports
+        return status.model_copy(update={"phase": ProcessPhase.READY, "port": port, "ports": ports, "progress": 1.0})
     phase = ProcessPhase.LOADING if port else status.phase
     progress = max(status.progress, min(0.99, round(seen.loaded, 2)))
     return status.model_copy(update={"phase": phase, "port": port, "progress": progress})
@@ -94,6 +96,33 @@ def spawn(command: Sequence[str], environment: Mapping[str, str], log_file: Path
     return process.pid
 
 
+class Readiness(Protocol):
+    """How a process is seen to become ready."""
+
+    async def look(self, pid: int, port: int) -> tuple[Observation, str]:
+        """What is seen of it now, and what is still waited for (empty: nothing). `port`: where it was seen to listen.
+
+        Raises OSError where it cannot be seen now.
+        """
+        ...
+
+
+class Explain(Protocol):
+    """How a process ended, by lines of its log (the beginning if it was never ready, else the end) and its code."""
+
+    def __call__(
+        self, record: ProcessRecord, lines: Sequence[str], code: int | None, *, stopped: bool
+    ) -> ProcessExit: ...
+
+
+class Guard(Protocol):
+    """Stays with a process that is ready, and knows when it must be ended."""
+
+    async def fault(self, record: ProcessRecord) -> ProcessExit:
+        """Why it must be ended; returns only when it must."""
+        ...
+
+
 class EngineProcess:
     """One process, from when it is known to when it is forgotten. Lives on the event loop that made it."""
 
@@ -104,25 +133,32 @@ class EngineProcess:
         adopted: bool,
         records: RecordStore,
         log_file: Path,
-        client: httpx.AsyncClient,
-        on_end: Callable[[], None],
+        readiness: Readiness,
+        guard: Guard,
+        explain: Explain,
+        on_ready: Callable[[ProcessRecord], None],
+        on_end: Callable[[ProcessKey], None],
         stop_seconds: tuple[float, float, float] = STOP_SECONDS,
     ) -> None:
-        """`client`: its base address is the engines' host. `on_end` is called once it has ended. Call `follow` next."""
+        """`on_ready` is called when it is, or was before; `on_end` once it has ended. Call `follow` next."""
         self.key: ProcessKey = record.key
         self.log_file = log_file
         self.ended = asyncio.Event()
         self._record = record
         self._records = records
-        self._client = client
-        self._tell_end = on_end
+        self._look = readiness.look
+        self._guard, self._explain = guard, explain
+        self._tell_ready, self._tell_end = on_ready, on_end
         self._stop_seconds = stop_seconds
         self._changed = asyncio.Event()
         self._watch: ExitWatch | None = None
         self._readiness: asyncio.Task[None] | None = None
+        self._guarding: asyncio.Task[None] | None = None
+        self._fault: ProcessExit | None = None
         self._stopping: asyncio.Task[None] | None = None
         start = ProcessStatus(phase=ProcessPhase.STARTING, pid=record.pid, adopted=adopted)
-        self._status = advance(start, Observation(port=record.port, healthy=record.port > 0, exit=record.exit))
+        known = Observation(port=record.port, ports=record.ports, healthy=record.port > 0)
+        self._status = advance(advance(start, known), Observation(exit=record.exit))
         if record.exit is not None:
             self.ended.set()
 
@@ -136,7 +172,9 @@ class EngineProcess:
         if self.ended.is_set():
             return
         self._watch = ExitWatch(self._record.pid, self._record.birth, self._on_end)
-        if self._status.phase is not ProcessPhase.READY:
+        if self._status.phase is ProcessPhase.READY:
+            self._be_ready()
+        else:
             self._readiness = asyncio.create_task(self._until_ready(), name=f"readiness of {self.log_file.stem}")
             self._readiness.add_done_callback(_tell_failure)
 
@@ -144,7 +182,7 @@ class EngineProcess:
         """Stops watching; the process runs on."""
         if self._watch is not None:
             self._watch.close()
-        tasks = [task for task in (self._readiness, self._stopping) if task is not None]
+        tasks = [task for task in (self._readiness, self._guarding, self._stopping) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -175,6 +213,8 @@ class EngineProcess:
         for number, seconds in zip(_STOP_SIGNALS, self._stop_seconds, strict=True):
             if self.ended.is_set():
                 return
+            if self._fault is not None and number is not signal.SIGKILL:
+                continue  # it is broken: there is no good order to end it in
             signal_group(self._record.pid, number)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.ended.wait(), seconds)
@@ -195,33 +235,35 @@ class EngineProcess:
         pid = self._record.pid
         signal_group(pid, signal.SIGKILL)  # what it left behind; before reaping, while its pid cannot be another's
         code = reap(pid, self._record.birth)
-        end = exit_of(self.log_file, code, was_ready=self._record.port > 0, stopped=self._stopping is not None)
+        if self._fault is not None:
+            end = self._fault.model_copy(update={"code": code})
+        else:
+            stopped = self._stopping is not None
+            end = self._explain(self._record, last_words(self.log_file, self._record), code, stopped=stopped)
         self._keep(self._record.model_copy(update={"exit": end}))
-        if self._readiness is not None:
-            self._readiness.cancel()
+        for task in (self._readiness, self._guarding):
+            if task is not None:
+                task.cancel()
         self.ended.set()
         self._see(Observation(exit=end))
-        self._tell_end()
+        self._tell_end(self.key)
         log.info("process_ended", process=self.log_file.stem, pid=pid, exit_code=code, cause=end.cause)
 
     async def _until_ready(self) -> None:
-        """Looks at the process until /health answers 200; it has no deadline, since a load may take an hour.
+        """Looks at the process until it is ready; it has no deadline, since a load may take an hour.
 
         Where nothing moves for long it says so, and what it waits for. A process that ends cancels this.
         """
         loop = asyncio.get_running_loop()
-        pid, empty = self._record.pid, 0  # bytes that it held before it loaded anything
+        pid = self._record.pid
         moved_at, patience, polls = loop.time(), _STALL_SECONDS, 0
         while True:
             before = self._status
-            port = before.port or await asyncio.to_thread(listening_port, pid)
-            if port:
-                waits_for = await self._ask_health(port)
-                empty = empty or resident_bytes(pid)
-                loaded = (resident_bytes(pid) - empty) / max(1, self._record.model_size)
-                self._see(Observation(port=port, healthy=not waits_for, loaded=loaded))
-            else:
-                waits_for = "a listening socket"
+            try:
+                seen, waits_for = await self._look(pid, before.port)
+            except OSError as error:
+                seen, waits_for = Observation(), str(error)
+            self._see(seen)
             if self._status.phase is ProcessPhase.READY:
                 break
             if self._status != before:
@@ -231,16 +273,24 @@ class EngineProcess:
                 patience *= 2
             polls += 1
             await asyncio.sleep(_FAST_POLL_SECONDS if polls < _FAST_POLLS else _SLOW_POLL_SECONDS)
-        self._keep(self._record.model_copy(update={"port": self._status.port}))
+        self._keep(self._record.model_copy(update={"port": self._status.port, "ports": self._status.ports}))
         log.info("process_ready", process=self.log_file.stem, pid=pid, port=self._status.port)
+        self._be_ready()
 
-    async def _ask_health(self, port: int) -> str:
-        """What is still to be waited for; empty: nothing."""
+    def _be_ready(self) -> None:
         try:
-            answer = await self._client.get(self._client.base_url.copy_with(port=port, path="/health"))
-        except httpx.HTTPError as error:
-            return f"an answer to /health ({type(error).__name__})"
-        return "" if answer.status_code == httpx.codes.OK else f"/health to answer 200 instead of {answer.status_code}"
+            self._tell_ready(self._record)
+        except OSError as error:  # a full disk, say: whoever cannot reach it will say so
+            log.error("process_not_opened", process=self.log_file.stem, error=str(error))
+        self._guarding = asyncio.create_task(self._be_guarded(), name=f"guard of {self.log_file.stem}")
+        self._guarding.add_done_callback(_tell_failure)
+
+    async def _be_guarded(self) -> None:
+        """Ends the process as soon as its guard says that it must be ended, and why."""
+        fault = await self._guard.fault(self._record)
+        self._fault = fault
+        log.error("process_condemned", process=self.log_file.stem, pid=self._record.pid, cause=fault.cause)
+        await self.stop()
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:
@@ -248,11 +298,10 @@ def _tell_failure(task: asyncio.Task[None]) -> None:
         log.error("process_watch_failed", task=task.get_name(), exc_info=error)
 
 
-def exit_of(log_file: Path, code: int | None, *, was_ready: bool, stopped: bool = False) -> ProcessExit:
-    """How a process ended, by its log and its exit code."""
+def last_words(log_file: Path, record: ProcessRecord) -> list[str]:
+    """What tells of a process's end in its log: the beginning if it was never ready, else the end."""
     try:
-        lines = tail(log_file, 400, within=128 * KIB) if was_ready else head(log_file, 4000)
+        return tail(log_file, 400, within=128 * KIB) if record.port > 0 else head(log_file, 4000)
     except OSError as error:
-        lines = []
         log.warning("process_log_not_readable", path=str(log_file), error=str(error))
-    return explain_exit(lines, code, was_ready=was_ready, stopped=stopped)
+        return []

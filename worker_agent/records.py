@@ -1,6 +1,5 @@
 """What an agent must still know of its processes after it died: one small JSON file a process."""
 
-import os
 import re
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from pydantic import Field, ValidationError
 
 from activities.ports import ProcessKey
 from stoker.domain.base import Bytes, Value
+from stoker.private_files import write_private
 
 log = structlog.get_logger()
 
@@ -39,6 +39,8 @@ class ProcessExit(Value):
     code: int | None = None
     cause: str
     retryable: bool = True
+    worker: str = ""  # whose fault it was, where that is known to be another's
+    frozen: bool = False  # it was ended because it stood still
 
 
 class ProcessRecord(Value):
@@ -48,6 +50,11 @@ class ProcessRecord(Value):
     pid: int = Field(default=0, ge=0)  # 0: about to be started
     birth: str = ""  # see pids.birth_of
     port: int = Field(default=0, ge=0, le=65_535)  # 0: not ready yet
+    ports: tuple[int, ...] = ()  # of a link that is ready
+    wanted_port: int = Field(default=0, ge=0, le=65_535)  # where it was told to listen; 0: its own choice
+    rpc_peers: dict[str, str] = Field(default_factory=dict)  # whose RPC server a main server reaches at HOST:PORT
+    patience: int = 1  # so many times as long as usual it may stand still
+    members: tuple[str, ...] = ()  # workers of its group, the main server's first; none: it is in no group
     model_size: Bytes = 0
     exit: ProcessExit | None = None
     damaged: bool = False  # the file could not be read: nothing but the key is known
@@ -84,12 +91,7 @@ class RecordStore:
 
     def save(self, record: ProcessRecord) -> None:
         """Writes the record, readable by this user only. Raises OSError."""
-        path = self.path(record.key)
-        draft = path.with_name(f".{path.name}.draft")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(record.model_dump_json())
-        draft.replace(path)
+        write_private(self.path(record.key), record.model_dump_json())
 
     def keep(self, record: ProcessRecord) -> None:
         """Saves the record of a process that exists already: a disk that refuses it must not cost the process."""

@@ -1,4 +1,4 @@
-"""All engine processes of one host. Satisfies `activities.ports.ProcessSupervisor`.
+"""All processes of one host that belong to instances. Satisfies `activities.ports.ProcessSupervisor`.
 
 What is known of a process, and what `ensure_started` does with it:
 
@@ -12,33 +12,34 @@ What is known of a process, and what `ensure_started` does with it:
 """
 
 import asyncio
-import contextlib
-import errno
 import os
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import httpx
 import structlog
 
-from activities.ports import MainServerSpec, ProcessKey, ProcessPhase, ProcessStartError, ProcessStatus
+from activities.ports import MainServerSpec, ProcessKey, ProcessPhase, ProcessSpec, ProcessStatus
 from stoker.domain.base import InstanceId
 from stoker.domain.measured_memory import MeasuredMemory
-from stoker.domain.models import shard_names
+from worker_agent.draining import until_idle
+from worker_agent.engine_metrics import EngineMetrics
 from worker_agent.engine_programs import engine_environment
 from worker_agent.engines import EngineProgram
-from worker_agent.logs import ROTATE_BYTES, EngineLogs
+from worker_agent.host_roles import host_roles
+from worker_agent.logs import ROTATE_BYTES, EngineLogs, tail
 from worker_agent.measuring import DeviceUse, measure_memory, no_devices
 from worker_agent.pids import birth_of, find_marked, is_alive, reap
-from worker_agent.processes import MARK, STOP_SECONDS, EngineProcess, exit_of, spawn
+from worker_agent.processes import MARK, STOP_SECONDS, EngineProcess, last_words, spawn
 from worker_agent.records import ProcessExit, ProcessRecord, RecordStore
+from worker_agent.roles import Role, not_runnable
 
 log = structlog.get_logger()
 
 _HOUSEKEEPING_SECONDS = 5.0
-_DRAIN_POLL_SECONDS = 0.1
 _ENGINE_TIMEOUT_SECONDS = 2.0  # of one call to an engine's /health or /metrics
+STALL_TIMEOUT_SECONDS = 60.0
 
 
 class HostSupervisor:
@@ -57,20 +58,25 @@ class HostSupervisor:
         on_end: Callable[[], None] = lambda: None,
         stop_seconds: tuple[float, float, float] = STOP_SECONDS,
         rotate_bytes: int = ROTATE_BYTES,
+        stall_timeout: float = STALL_TIMEOUT_SECONDS,
     ) -> None:
         """`host`: the address that `arguments`, the options of llama-server, makes engines listen on.
 
         `engine_key`: the key that a process asks for; the same for the same process after the agent's restart.
         `device_use`: what a process holds on the host's devices. `on_end` is called when a process has ended.
+        `stall_timeout`: seconds without progress, at least, until a main server counts as frozen.
+        The host's identity in the mesh, and what it lets others reach, lie in `state_dir`/mesh.
         """
         self._engine = engine
-        self._records = RecordStore(state_dir.absolute() / "processes")
+        self._state_dir = state_dir.absolute()
+        self._records = RecordStore(self._state_dir / "processes")
         self._logs = EngineLogs(log_dir.absolute(), rotate_bytes=rotate_bytes)
         self._host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
         self._arguments = arguments
         self._engine_key = engine_key
         self._device_use, self._on_end = device_use, on_end
-        self._stop_seconds = stop_seconds
+        self._stop_seconds, self._stall_timeout = stop_seconds, stall_timeout
+        self._roles: Mapping[str, Role]
         self._processes: dict[ProcessKey, EngineProcess] = {}
         self._lock = asyncio.Lock()  # one at a time looks for a process or starts one
         self._client: httpx.AsyncClient
@@ -79,8 +85,20 @@ class HostSupervisor:
     async def __aenter__(self) -> Self:
         address = f"[{self._host}]" if ":" in self._host else self._host
         self._client = httpx.AsyncClient(base_url=f"http://{address}", timeout=_ENGINE_TIMEOUT_SECONDS, trust_env=False)
+        self._roles = host_roles(
+            engine=self._engine,
+            client=self._client,
+            arguments=self._arguments,
+            engine_key=self._engine_key,
+            records=self._records,
+            links=self._state_dir / "links",
+            mesh=self._state_dir / "mesh",
+            stall_timeout=self._stall_timeout,
+            stop_seconds=self._stop_seconds,
+        )
         for key in self._records.keys():  # noqa: SIM118 - it is no mapping
-            await self._find(key)
+            if key.role in self._roles:
+                await self._find(key)
         self._housekeeper = asyncio.create_task(self._keep_house(), name="log rotation")
         return self
 
@@ -92,10 +110,15 @@ class HostSupervisor:
 
     # --- the port -------------------------------------------------------------------------------------------
 
-    async def ensure_started(self, server: MainServerSpec) -> ProcessStatus:
-        """See `ProcessSupervisor`. ProcessStartError: no_command_line, engine_not_runnable, state_not_writable."""
-        async with self._lock:
-            process = await self._find(server.key) or self._start(server)
+    async def ensure_started(self, spec: ProcessSpec) -> ProcessStatus:
+        """See `ProcessSupervisor`. ProcessStartError: no_command_line, no_rpc_server, engine_not_runnable, …"""
+        role = self._roles[spec.key.role]
+        for left in reversed(range(role.tries)):
+            async with self._lock:
+                process = await self._find(spec.key) or self._start(spec)
+            if not left or not await _failed_to_begin(process, role):
+                break
+            await self._forget(process)
         return process.status
 
     async def watch(self, key: ProcessKey) -> AsyncGenerator[ProcessStatus, None]:
@@ -122,7 +145,7 @@ class HostSupervisor:
             return True
         try:
             async with asyncio.timeout(settle_seconds + timeout_seconds):
-                await self._until_idle(process, settle_seconds)
+                await until_idle(process, EngineMetrics(self._client, self._engine_key), settle_seconds)
         except TimeoutError:
             return False
         return True
@@ -134,10 +157,7 @@ class HostSupervisor:
         if process is None:
             return
         await process.stop()
-        if self._processes.get(key) is process:
-            del self._processes[key]
-            self._records.forget(key)
-            await process.let_go()
+        await self._forget(process)
 
     # --- for the agent --------------------------------------------------------------------------------------
 
@@ -194,8 +214,8 @@ class HostSupervisor:
         adopted = record.exit is None
         if record.exit is None and not is_alive(record.pid, record.birth):
             if record.pid > 0:
-                code = reap(record.pid, record.birth)
-                end = exit_of(self._logs.path(key), code, was_ready=record.port > 0)
+                code, role = reap(record.pid, record.birth), self._roles[key.role]
+                end = role.explain(record, last_words(self._logs.path(key), record), code, stopped=False)
                 record, adopted = record.model_copy(update={"exit": end}), False
             elif pid := await asyncio.to_thread(find_marked, MARK, str(self._records.path(key))):
                 record = record.model_copy(update={"pid": pid, "birth": birth_of(pid), "damaged": False})
@@ -208,65 +228,59 @@ class HostSupervisor:
         log.info("process_found", process=self._logs.path(key).stem, pid=record.pid, lives=record.exit is None)
         return self._follow(record, adopted=adopted)
 
-    def _start(self, server: MainServerSpec) -> EngineProcess:
+    def _start(self, spec: ProcessSpec) -> EngineProcess:
         """Starts the process. Without an await, so that no cancellation falls between the start and its record."""
-        key = server.key
-        try:
-            command = self._engine.main_command(self._arguments(server))
-        except ValueError as error:
-            raise ProcessStartError("no_command_line", str(error), retryable=False) from error
-        environment = engine_environment(os.environ) | {
-            MARK: str(self._records.path(key)),
-            "LLAMA_API_KEY": ",".join(
-                [self._engine_key(key)] * 2
-            ),  # of a single key llama.cpp logs the end, of several their number
-        }
-        record = ProcessRecord(key=key, model_size=_model_size(server.model_path))
+        key, program = spec.key, ""
         log_file = self._logs.path(key)
         try:
+            command, more, record = self._roles[key.role].launch(spec)
+            program = command[0]
+            environment = {**engine_environment(os.environ), MARK: str(self._records.path(key)), **more}
             self._records.save(record)
             pid = spawn(command, environment, log_file, folder=self._records.folder)
         except OSError as error:
             self._records.forget(key)
-            code = "engine_not_runnable" if error.filename == command[0] else "state_not_writable"
-            lasting = error.errno in (errno.EACCES, errno.ENOEXEC)
-            raise ProcessStartError(code, f"{error.filename}: {error.strerror}", retryable=not lasting) from error
+            raise not_runnable(error, program) from error
         record = record.model_copy(update={"pid": pid, "birth": birth_of(pid)})
         self._records.keep(record)  # where that fails, the next agent finds the process by its mark
         log.info("process_started", process=log_file.stem, pid=pid)
         return self._follow(record, adopted=False)
 
     def _follow(self, record: ProcessRecord, *, adopted: bool) -> EngineProcess:
+        role = self._roles[record.key.role]
         process = EngineProcess(
             record,
             adopted=adopted,
             records=self._records,
             log_file=self._logs.path(record.key),
-            client=self._client,
-            on_end=self._on_end,
-            stop_seconds=self._stop_seconds,
+            readiness=role.readiness(record),
+            guard=role,
+            explain=role.explain,
+            on_ready=role.opened,
+            on_end=self._has_ended,
+            stop_seconds=role.stop_seconds,
         )
         self._processes[record.key] = process
+        if record.exit is not None:
+            self._close(record.key)  # the agent that saw it end may not have come to that
         process.follow()
         return process
 
-    async def _until_idle(self, process: EngineProcess, settle_seconds: float) -> None:
-        """Returns when the process answers no request, `settle_seconds` from now at the earliest, or has ended."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.ended.wait(), settle_seconds)
-        url = self._client.base_url.copy_with(port=process.status.port, path="/metrics")
-        headers = {"Authorization": f"Bearer {self._engine_key(process.key)}"}
-        said = ""
-        while not process.ended.is_set():
-            try:
-                answer = await self._client.get(url, headers=headers)
-                if requests_in_work(answer.raise_for_status().text) == 0:
-                    return
-            except (httpx.HTTPError, ValueError) as error:  # too busy to answer: asked again, until the deadline
-                if said != repr(error):
-                    said = repr(error)
-                    log.warning("drain_cannot_see", process=process.log_file.stem, error=said)
-            await asyncio.sleep(_DRAIN_POLL_SECONDS)
+    def _has_ended(self, key: ProcessKey) -> None:
+        self._close(key)
+        self._on_end()
+
+    def _close(self, key: ProcessKey) -> None:
+        try:
+            self._roles[key.role].closed(key)
+        except OSError as error:
+            log.error("process_not_closed", process=self._logs.path(key).stem, error=str(error))
+
+    async def _forget(self, process: EngineProcess) -> None:
+        if self._processes.get(process.key) is process:
+            del self._processes[process.key]
+            self._records.forget(process.key)
+            await process.let_go()
 
     async def _keep_house(self) -> None:
         while True:
@@ -280,22 +294,11 @@ class HostSupervisor:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
 
 
-def requests_in_work(metrics: str) -> int:
-    """Requests being answered or queued, by llama-server's /metrics. Raises ValueError when it does not say."""
-    counts = {
-        name: float(value)
-        for name, _, value in (line.partition(" ") for line in metrics.splitlines())
-        if name in ("llamacpp:requests_processing", "llamacpp:requests_deferred")
-    }
-    if len(counts) != 2:
-        raise ValueError("no llamacpp:requests_processing and llamacpp:requests_deferred: was --metrics given?")
-    return int(sum(counts.values()))
-
-
-def _model_size(first_file: str) -> int:
-    """Bytes of the model's files; 0 where they cannot be read: the engine says better why."""
-    path = Path(first_file)
-    try:
-        return sum(path.with_name(name).stat().st_size for name in shard_names(path.name))
-    except (OSError, ValueError):
-        return 0
+async def _failed_to_begin(process: EngineProcess, role: Role) -> bool:
+    """Whether it ended before it was ready, for a reason that another start gets over."""
+    async for status in process.changes():
+        if status.phase in (ProcessPhase.READY, ProcessPhase.EXITED):
+            break
+    if process.status.phase is not ProcessPhase.EXITED or process.status.port:
+        return False
+    return role.wants_another_try(await asyncio.to_thread(tail, process.log_file, 20))

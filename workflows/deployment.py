@@ -4,6 +4,9 @@ Handlers only change the state; one level-triggered `_reconcile` starts and stop
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from temporalio import workflow
@@ -11,37 +14,34 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes, Workfl
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
 with workflow.unsafe.imports_passed_through():
-    from activities.estimation import EstimationActivities
-    from activities.placement import PlacementActivities
-    from activities.projection import ProjectionActivities
-    from activities.types import (
-        EstimateInput,
-        InspectInput,
-        ReleaseInput,
-        RemoveDeploymentInput,
-        RemoveInstanceInput,
-        SweepInput,
-    )
     from stoker.domain.deployments import DeploymentSpec
-    from stoker.domain.models import SourceKind
     from stoker.domain.naming import instance_workflow_id
     from stoker.domain.rollout import Replica, ReplicaPhase, plan
     from stoker.domain.statuses import DeploymentProjection
-    from workflows import options
+    from workflows import deployment_rows, options
     from workflows.cancellation import is_cancelled, uninterrupted
-    from workflows.file_inspection import inspect_on_workers, refusal_of
+    from workflows.file_inspection import refusal_of
     from workflows.instance import Instance
+    from workflows.model_inspection import check_estimate, inspect_model
+    from workflows.replicas import replaced, to_keep, to_replace, with_phase, without
     from workflows.types import (
         ApplyInput,
         ApplyResult,
         DeleteInput,
         DeploymentInput,
         InstanceChanged,
+        InstanceGone,
         InstanceInput,
+        KeepRequest,
+        ReplaceRequest,
         StopRequest,
         Wanted,
     )
     from workflows.visibility import DEPLOYMENT, PHASE, show_phase
+
+_TOGETHER = 20
+"""So many instances are started, or told to stop, in one step of the workflow: each start carries the model's profile,
+some ten thousand bytes, and the answer to Temporal has room for 4 MiB."""
 
 _SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels: no words by accident
 
@@ -71,8 +71,8 @@ class Deployment:
                 return ApplyResult(generation=self._state.generation)
             try:
                 same_model = old is not None and old.spec.model == spec.model
-                wanted = old.model_copy(update={"spec": spec}) if old and same_model else await self._inspect(spec)
-                await self._estimate(wanted)
+                wanted = old.model_copy(update={"spec": spec}) if old and same_model else await inspect_model(spec)
+                await check_estimate(wanted)
             except (ActivityError, ApplicationError) as error:
                 raise refusal_of(error) from error
             generation = self._state.generation + 1
@@ -91,12 +91,14 @@ class Deployment:
     @workflow.update
     async def delete(self, input: DeleteInput) -> None:
         """Begins the end: instances stop, claims are released, then the rows go."""
-        await self._begin_end()
+        await self._begin_end(input.expected_generation)
 
-    async def _begin_end(self) -> None:
+    async def _begin_end(self, expected: int | None = None) -> None:
         async with self._applying:
             if self._state.deleting:
                 return  # a second projection would come after the row was removed, and bring it back
+            if expected not in (None, self._state.generation) and workflow.patched("delete-looks-again"):
+                self._check_generation(expected)  # it may have changed while this waited for its turn
             if self._state.wanted is not None:
                 await self._project(self._state.wanted, deleting=True)
             self._change(deleting=True)
@@ -113,6 +115,16 @@ class Deployment:
             self._forget(change.instance_id)
         else:
             self._set_phase(change.instance_id, change.phase)
+
+    @workflow.signal
+    def replace(self, request: ReplaceRequest) -> None:
+        """Another instance is to take this one's place, of the same generation."""
+        self._state, self._dirty = to_replace(self._state, request), True
+
+    @workflow.signal
+    def keep(self, request: KeepRequest) -> None:
+        """It need not be replaced any more."""
+        self._state, self._dirty = to_keep(self._state, request.instance_id), True
 
     def _check_open(self) -> None:
         if self._state.deleting:
@@ -142,13 +154,9 @@ class Deployment:
                 if self._state.wanted is None:
                     return  # the very first apply was refused, or never came: nothing was made, nothing stays
             await self._reconcile(self._state.wanted, self._state.instances_generation)
+            await self._tell_of_replaced()
             if self._state.deleting and not self._state.replicas:
-                await workflow.execute_activity_method(
-                    ProjectionActivities.remove_deployment,
-                    RemoveDeploymentInput(name=self._name),
-                    summary=f"remove the rows of {self._name}",
-                    **options.TRANSACTION,
-                )
+                await deployment_rows.remove_deployment(self._name)
                 break
             if workflow.info().is_continue_as_new_suggested():
                 await workflow.wait_condition(workflow.all_handlers_finished)
@@ -183,10 +191,14 @@ class Deployment:
         """`generation`: the one that `wanted` makes instances of; an apply may change both while this waits."""
         count = 0 if self._state.deleting else wanted.spec.replicas
         step = plan(count, generation, self._state.replicas)
-        for instance_id in step.stop:
-            await self._stop(instance_id)
-        for _ in range(step.start):
-            await self._start(wanted, generation)
+        if max(len(step.stop), step.start) > 1 and workflow.patched("instances-together"):
+            await _few_at_a_time([partial(self._stop, instance_id) for instance_id in step.stop])
+            await _few_at_a_time([partial(self._start, wanted, generation)] * step.start)
+        else:
+            for instance_id in step.stop:
+                await self._stop(instance_id)
+            for _ in range(step.start):
+                await self._start(wanted, generation)
         self._show(wanted.spec, count)
 
     async def _start(self, wanted: Wanted, generation: int) -> None:
@@ -221,72 +233,41 @@ class Deployment:
 
     async def _stop(self, instance_id: str) -> None:
         self._set_phase(instance_id, ReplicaPhase.STOPPING)
-        reason = "its deployment was deleted" if self._state.deleting else "its deployment needs it no more"
+        reason = self._why_stop(instance_id)
         handle = workflow.get_external_workflow_handle_for(Instance.run, instance_workflow_id(instance_id))
         try:
             await handle.signal(Instance.stop, StopRequest(reason=reason))
         except ApplicationError:  # its workflow is over: nobody will say so any more
-            await self._release(instance_id)
-            await self._remove(instance_id)
+            await deployment_rows.release(instance_id)
+            await deployment_rows.remove_instance(instance_id)
             self._forget(instance_id)
+
+    def _why_stop(self, instance_id: str) -> str:
+        if self._state.deleting:
+            return "its deployment was deleted"
+        asked = (request.reason for request in self._state.replacing if request.instance_id == instance_id)
+        return next(asked, "its deployment needs it no more")
+
+    async def _tell_of_replaced(self) -> None:
+        """Tells whoever asked for an instance to be replaced that it is gone, once."""
+        for request in replaced(self._state):
+            self._state = to_keep(self._state, request.instance_id)
+            if request.tell:
+                asker = workflow.get_external_workflow_handle(request.tell)
+                with suppress(ApplicationError):  # it is over, and wants to know no more
+                    await asker.signal("instance_gone", InstanceGone(instance_id=request.instance_id))
 
     async def _sweep(self) -> None:
         if not self._state.replicas:
             return
-        result = await workflow.execute_activity_method(
-            PlacementActivities.sweep_instances,
-            SweepInput(instance_ids=tuple(replica.instance_id for replica in self._state.replicas)),
-            summary="look for instances that ended without a word",
-            **options.TRANSACTION,
-        )
-        for instance_id in result.ended:
-            await self._remove(instance_id)
+        for instance_id in await deployment_rows.find_ended([r.instance_id for r in self._state.replicas]):
+            await deployment_rows.remove_instance(instance_id)
             self._forget(instance_id)
-
-    async def _release(self, instance_id: str) -> None:
-        await workflow.execute_activity_method(
-            PlacementActivities.release,
-            ReleaseInput(instance_id=instance_id),
-            summary=f"release whatever {instance_id} held",
-            **options.TRANSACTION,
-        )
-
-    async def _remove(self, instance_id: str) -> None:
-        await workflow.execute_activity_method(
-            ProjectionActivities.remove_instance,
-            RemoveInstanceInput(instance_id=instance_id),
-            summary=f"remove the row of {instance_id}",
-            **options.TRANSACTION,
-        )
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
-    async def _inspect(self, spec: DeploymentSpec) -> Wanted:
-        """What the model is made of: read from the hub, or by every host that may be asked for a file."""
-        question = InspectInput(source=spec.model)
-        if spec.model.kind is SourceKind.HUB:
-            answer = await workflow.execute_activity_method(
-                EstimationActivities.inspect_hub_model,
-                question,
-                summary=f"read the header of {spec.model}",
-                **options.INSPECT,
-            )
-            return Wanted(spec=spec, profile=answer.profile, files=answer.files)
-        found = await inspect_on_workers(spec)
-        return Wanted(spec=spec, profile=found.profile, files=found.files)
-
-    async def _estimate(self, wanted: Wanted) -> None:
-        """Refuses what no device could ever run; what does not fit now is another matter."""
-        await workflow.execute_activity_method(
-            EstimationActivities.estimate_model,
-            EstimateInput(spec=wanted.spec, profile=wanted.profile),
-            summary=f"estimate the memory of {wanted.spec.model}",
-            **options.TRANSACTION,
-        )
-
     async def _project(self, wanted: Wanted, *, deleting: bool = False) -> None:
-        await workflow.execute_activity_method(
-            ProjectionActivities.project_deployment,
+        await deployment_rows.show_deployment(
             DeploymentProjection(
                 spec=wanted.spec,
                 generation=self._state.generation,
@@ -294,16 +275,17 @@ class Deployment:
                 files=wanted.files,
                 deleting=deleting,
                 instances_generation=self._state.instances_generation,
-            ),
-            summary=f"show {self._name}, generation {self._state.generation}",
-            **options.TRANSACTION,
+            )
         )
 
     def _show(self, spec: DeploymentSpec, wanted: int) -> None:
         running = sum(replica.phase is ReplicaPhase.RUNNING for replica in self._state.replicas)
         phase = "deleting" if self._state.deleting else "running" if running >= wanted else "progressing"
         lines = [f"**{running} of {wanted}** running - `{spec.model}`, generation {self._state.generation}", ""]
-        lines += [f"- `{r.instance_id}` {r.phase} (generation {r.generation})" for r in self._state.replicas]
+        lines += [
+            f"- `{r.instance_id}` {r.phase}{', to be replaced' * r.leaving} (generation {r.generation})"
+            for r in self._state.replicas
+        ]
         show_phase(phase, details="\n".join(lines))
 
     def _new_id(self) -> str:
@@ -314,18 +296,12 @@ class Deployment:
         self._state = self._state.model_copy(update=fields)
 
     def _set_phase(self, instance_id: str, phase: ReplicaPhase) -> None:
-        self._change(
-            replicas=tuple(_moved_on(r, phase) if r.instance_id == instance_id else r for r in self._state.replicas)
-        )
-        self._dirty = True
+        self._state, self._dirty = with_phase(self._state, instance_id, phase), True
 
     def _forget(self, instance_id: str) -> None:
-        self._change(replicas=tuple(r for r in self._state.replicas if r.instance_id != instance_id))
-        self._dirty = True
+        self._state, self._dirty = without(self._state, instance_id), True
 
 
-def _moved_on(replica: Replica, phase: ReplicaPhase) -> Replica:
-    """A replica that was told to stop stays so, whatever it still has to say."""
-    if replica.phase is ReplicaPhase.STOPPING:
-        return replica
-    return replica.model_copy(update={"phase": phase})
+async def _few_at_a_time(calls: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    for first in range(0, len(calls), _TOGETHER):
+        await asyncio.gather(*(call() for call in calls[first : first + _TOGETHER]))

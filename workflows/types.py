@@ -1,6 +1,8 @@
 """Inputs, states and signals of the workflows: a wire contract, kept in every history. New fields need defaults."""
 
-from stoker.domain.base import DeploymentName, InstanceId, Value, WorkerName
+from pydantic import Field
+
+from stoker.domain.base import Bytes, DeploymentName, InstanceId, Value, WorkerName
 from stoker.domain.deployments import DeploymentSpec
 from stoker.domain.gguf import ModelProfile
 from stoker.domain.models import ModelFiles, ModelSource
@@ -18,6 +20,8 @@ class InstanceInput(Value):
     incarnation: int = 1
     failures: int = 0  # ends in a row that nobody asked for
     avoid: tuple[WorkerName, ...] = ()  # workers where the last of them happened
+    avoid_until: dict[WorkerName, float] = Field(default_factory=dict)  # of a group's members: Unix seconds
+    frozen: int = 0  # ends in a row for which it stood still
 
 
 class InstanceChanged(Value):
@@ -33,6 +37,13 @@ class StopRequest(Value):
     """Signalled to an instance: end, and say why."""
 
     reason: str
+
+
+class WorkerLost(Value):
+    """Signalled to an instance that uses the worker: go on without it, and wait for no word of it."""
+
+    worker: WorkerName
+    reason: str = ""  # for people: "gpu-2 has not reported for 31 s"
 
 
 class ApplyInput(Value):
@@ -56,6 +67,26 @@ class DeleteInput(Value):
     expected_generation: int | None = None
 
 
+class ReplaceRequest(Value):
+    """Signalled to a deployment: another instance is to take this one's place. May be repeated."""
+
+    instance_id: InstanceId
+    reason: str
+    tell: str = ""  # id of a workflow that is signalled `instance_gone` when the instance is; empty: nobody
+
+
+class KeepRequest(Value):
+    """Signalled to a deployment: this instance may stay after all, if it was not told to stop yet."""
+
+    instance_id: InstanceId
+
+
+class InstanceGone(Value):
+    """Signalled to whoever asked for an instance to be replaced: its deployment has it no more."""
+
+    instance_id: InstanceId
+
+
 class Wanted(Value):
     """An accepted spec, with what was read of its model."""
 
@@ -72,6 +103,7 @@ class DeploymentState(Value):
     instances_generation: int = 0  # the generation whose spec the instances must be made from
     replicas: tuple[Replica, ...] = ()
     deleting: bool = False
+    replacing: tuple[ReplaceRequest, ...] = ()  # asked for, and whoever asked was not told yet that it is done
 
 
 class DeploymentInput(Value):
@@ -82,10 +114,62 @@ class DeploymentInput(Value):
     recovered: bool = False  # the state comes from the rows: what ran by them may be gone
 
 
+class MovedInstance(Value):
+    """One that is on the drained worker no more."""
+
+    instance_id: InstanceId
+    deployment: DeploymentName
+    to: str = ""  # for people: who took its place, and where; empty: nobody, or it is not known
+
+
+class StayingInstance(Value):
+    """One that had its turn and is there still."""
+
+    instance_id: InstanceId
+    deployment: DeploymentName
+    reason: str
+
+
+class DrainState(Value):
+    """All that a drain remembers; handed from run to run."""
+
+    moved: tuple[MovedInstance, ...] = ()  # the latest of them
+    staying: tuple[StayingInstance, ...] = ()
+
+
+class DrainWorkerInput(Value):
+    """Which worker is to be emptied, and how long each instance may take before the next has its turn."""
+
+    worker: WorkerName
+    move_seconds: float = 1800.0
+    state: DrainState = DrainState()
+
+
+class DrainWorkerResult(Value):
+    """How a drain ended: nothing is left, or it was called off."""
+
+    moved: tuple[MovedInstance, ...] = ()
+    called_off: bool = False
+
+
 class InspectionInput(Value):
     """Which file is to be looked at."""
 
     source: ModelSource
+
+
+class EvictionInput(Value):
+    """Which model is to go from which worker's disk; `force`: also where Stoker did not fetch it."""
+
+    worker: WorkerName
+    model: str  # `ModelFiles.key`
+    force: bool = False
+
+
+class EvictionResult(Value):
+    """Bytes that are free on the worker's disk now."""
+
+    freed: Bytes
 
 
 class InspectionResult(Value):

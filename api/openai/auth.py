@@ -1,14 +1,26 @@
 """Who is asking: the key of a request, and what stands behind it."""
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from stoker.domain.base import Value
+from stoker.domain.keys import KeyLimits, Role
 
 
-class Principal(Value):
-    """The owner of a key."""
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The owner of a key, and what the key may do. Made once a key, not once a request."""
 
     key_id: str = ""  # empty where keys are off
+    name: str = ""
+    role: Role = Role.USER
+    models: frozenset[str] = frozenset()  # the only names that it may ask; empty: all
+    limits: KeyLimits | None = None  # None: none at all
+    expires_at: float = math.inf  # Unix seconds; inf: never
+
+    def may_ask(self, model: str) -> bool:
+        """Whether it may use what clients call `model`."""
+        return not self.models or model in self.models
 
 
 Authenticate = Callable[[str | None], Principal | None]

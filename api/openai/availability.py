@@ -1,6 +1,6 @@
 """Why a model that exists cannot answer now. Pure."""
 
-from api.openai.errors import SERVER_ERROR, APIError, engine_unreachable
+from api.openai.errors import RATE_LIMIT, SERVER_ERROR, APIError, engine_unreachable
 from api.openai.router import ModelRoute, ModelState
 
 _LOADING_RETRY_SECONDS = 5
@@ -24,6 +24,18 @@ def unavailable(route: ModelRoute) -> APIError:
             return _loading(route, message, _LOADING_RETRY_SECONDS)
         case ModelState.PENDING:
             return _loading(route, f"The model {route.name!r} waits for room{because}", _PENDING_RETRY_SECONDS)
+
+
+def queue_full(name: str, waiting: int, retry_after: float) -> APIError:
+    """429: so many requests wait for the model already that no more may; `retry_after` seconds later fewer will."""
+    message = (
+        f"All slots of the model {name!r} are taken and {waiting} requests wait for one, as many as may."
+        if waiting
+        else f"All slots of the model {name!r} are taken, and no request may wait for one."
+    )
+    return APIError(
+        429, message, type=RATE_LIMIT, param="model", code="queue_full", retry_after=retry_after, should_retry=True
+    )
 
 
 def _final(message: str, code: str) -> APIError:

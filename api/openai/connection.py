@@ -14,6 +14,7 @@ from typing import Protocol, cast
 import httptools
 
 from api.openai.errors import Header
+from stoker.mesh.ways import Way
 
 MAX_HEADERS = 100
 MAX_OVERHEAD_BYTES = 65_536  # of a head, or of framing with no byte of body in it
@@ -102,7 +103,7 @@ class _Refusal(Exception):  # noqa: N818 - never leaves this module: it carries 
 class Connection(asyncio.Protocol):
     """Carries one exchange at a time. `receiver` is None between exchanges: bytes that come then end it."""
 
-    def __init__(self, owner: Owner, address: tuple[str, int]) -> None:
+    def __init__(self, owner: Owner, address: Way) -> None:
         self.address = address
         self.receiver: Receiver | None = None
         self.request_sent = False
@@ -111,6 +112,8 @@ class Connection(asyncio.Protocol):
         self.idle_seconds: float | None = None  # how long the engine says it keeps an idle connection
         self.transport: asyncio.Transport
         self._owner = owner
+        self._pieces: list[bytes] = []  # of the body, while bytes are parsed
+        self.on_body = self._pieces.append  # httptools calls it: a stream has hundreds of pieces, and few reads
         self._parser = httptools.HttpResponseParser(self)
         self._headers: list[Header] = []
         self._head_bytes = 0
@@ -157,8 +160,10 @@ class Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             reason = error.__context__ if isinstance(error.__context__, _Refusal) else error
+            self._pass_on(self.receiver)
             self._fail(MalformedError(f"the engine's answer is not valid: {reason}"))
             return
+        self._pass_on(self.receiver)
         if self._overhead > MAX_OVERHEAD_BYTES:
             self._fail(MalformedError(f"the engine sent {self._overhead} bytes of head or framing, and no body"))
         elif receiver.backlog > MAX_BACKLOG_BYTES and self.receiver is receiver and not self.transport.is_closing():
@@ -176,6 +181,14 @@ class Connection(asyncio.Protocol):
         self.write_paused = False
         if self.receiver is not None:
             self.receiver.writable()
+
+    def _pass_on(self, receiver: Receiver | None) -> None:
+        pieces = self._pieces
+        if pieces:
+            self._overhead = 0
+            if receiver is not None:
+                receiver.body_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            pieces.clear()
 
     def _fail(self, error: UpstreamError) -> None:
         receiver = self.receiver
@@ -215,13 +228,9 @@ class Connection(asyncio.Protocol):
         if self.receiver is not None:
             self.receiver.head_received(status, self._headers)
 
-    def on_body(self, data: bytes) -> None:
-        self._overhead = 0
-        if self.receiver is not None:
-            self.receiver.body_received(data)
-
     def on_message_complete(self) -> None:
         receiver, self.receiver = self.receiver, None
+        self._pass_on(receiver)
         self.resume_reading()
         self._owner.released(self, reusable=self.request_sent and self._parser.should_keep_alive())
         if receiver is not None:

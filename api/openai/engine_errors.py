@@ -18,6 +18,9 @@ _CLIENT_MISTAKES = (
     "is required",
     "Invalid base64 value",
     "Cannot use both",
+    "Unknown reasoning format",
+    "[json.exception.type_error.",  # a field of another type than the engine reads
+    "[json.exception.out_of_range.",  # one that it needs is not there
 )
 
 _FIELD = re.compile(r"Field '([^']{1,64})': ")

@@ -7,7 +7,7 @@ nullable. The Anthropic routes get `"type": "error"` beside it, which makes the 
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 MAX_RETRY_AFTER_SECONDS = 120  # the SDKs take a longer wait as "do not retry"
 MAX_MESSAGE_CHARACTERS = 2000
@@ -52,10 +52,10 @@ class APIError(Exception):
         shape: dict[str, Any] = {"type": "error"} if anthropic else {}
         return json.dumps(shape | {"error": error} | self.beside).encode()
 
-    def event(self, *, anthropic: bool = False) -> bytes:
+    def event(self, *, named: bool = False) -> bytes:
         """This error as a server-sent event: what ends a stream that has already begun."""
-        name = b"event: error\n" if anthropic else b""
-        return name + b"data: " + self.body(anthropic=anthropic) + b"\n\n"
+        name = b"event: error\n" if named else b""
+        return name + b"data: " + self.body(anthropic=named) + b"\n\n"
 
     @property
     def headers(self) -> list[Header]:
@@ -79,6 +79,19 @@ def unsupported_parameter(message: str, param: str) -> APIError:
     return APIError(400, message, param=param, code="unsupported_parameter")
 
 
+def unknown_parameter(name: str, route: str) -> APIError:
+    """400: a field that the route does not have."""
+    shown = shorten(name, 60)
+    return APIError(
+        400, f"Unknown parameter: {shown!r}. {route} does not have it.", param=shown, code="unknown_parameter"
+    )
+
+
+def wrong_type(name: str, wanted: str, value: Any) -> NoReturn:
+    """Raises the 400 for a field that is something else than it must be."""
+    raise invalid_request(f"Invalid {name!r}: it must be {wanted}, not {kind_of(value)}.", name, "invalid_type")
+
+
 def invalid_api_key(*, given: bool) -> APIError:
     """401: no key, or none that is known. The key itself is never repeated."""
     message = (
@@ -98,6 +111,12 @@ def model_not_found(model: str) -> APIError:
     """404: no deployment of that name."""
     message = f"The model {shorten(model)!r} does not exist. GET /v1/models lists those that do."
     return APIError(404, message, param="model", code="model_not_found")
+
+
+def model_not_allowed(model: str) -> APIError:
+    """403: the key is for other models only."""
+    message = f"This API key may not use the model {shorten(model)!r}. GET /v1/models lists those that it may."
+    return APIError(403, message, type=PERMISSION, param="model", code="model_not_allowed")
 
 
 def method_not_allowed(method: str, path: str, allowed: str) -> APIError:
@@ -147,3 +166,14 @@ def engine_timed_out(message: str) -> APIError:
 def shorten(text: str, length: int = 120) -> str:
     """What somebody sent, short enough to be repeated in a message."""
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def kind_of(value: Any) -> str:
+    """A JSON value in words, short whatever it is."""
+    if isinstance(value, str):
+        return f"the string {shorten(value, 40)!r}" if value else "an empty string"
+    if isinstance(value, list):
+        return "an array" if value else "an empty array"
+    if isinstance(value, dict):
+        return "an object"
+    return shorten(json.dumps(value), 40)

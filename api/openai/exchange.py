@@ -1,6 +1,7 @@
 """One request to an engine and its answer, over a connection of the pool."""
 
 import asyncio
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,9 +14,12 @@ from api.openai.connection import (
     MalformedError,
     UpstreamError,
 )
+from api.openai.deadlines import Deadlines
 from api.openai.errors import Header
+from stoker.mesh.ways import Way
 
-Address = tuple[str, int]
+Address = Way
+"""Where an engine is reached: its own host and port, or the gateway that leads to it."""
 
 _SLICE = 262_144  # bytes of a request handed to the transport at once: it copies what the socket does not take
 
@@ -30,7 +34,9 @@ class Timeouts:
 
 
 class Connections(Protocol):
-    """Where an exchange gets its connection."""
+    """Where an exchange gets its connection, and who tells it that it is late."""
+
+    deadlines: Deadlines
 
     def take(self, address: Address) -> Connection | None:
         """An idle connection, or None."""
@@ -50,7 +56,7 @@ class Exchange:
 
     __slots__ = (
         "_aborted", "_address", "_answered", "_body", "_chunks", "_complete", "_connection", "_connections",
-        "_deadline", "_error", "_head", "_heard_at", "_loop", "_timeouts", "_timer", "_waiter", "backlog",
+        "_deadline", "_error", "_head", "_heard_at", "_loop", "_timeouts", "_waiter", "backlog",
         "headers", "status",
     )  # fmt: skip
 
@@ -74,7 +80,6 @@ class Exchange:
         self._complete = self._answered = self._aborted = False
         self._error: UpstreamError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._heard_at = 0.0
 
     async def start(self) -> None:
@@ -134,7 +139,10 @@ class Exchange:
 
     def header(self, name: bytes) -> bytes:
         """The header's value, empty when there is none. `name` in lower case."""
-        return next((value for key, value in self.headers if key == name), b"")
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
 
     def abort(self) -> None:
         """Gives up: closes the connection at once, unless the answer is whole already. May be called at any time."""
@@ -162,7 +170,7 @@ class Exchange:
         self._connection = connection
         connection.begin(self)
         self._heard_at = self._loop.time()
-        self._watch_deadlines()
+        self._connections.deadlines.watch(self, min(self._heard_at + self._timeouts.first_byte, self._deadline))
         try:
             await self._write(connection)
             while not self.status and self._error is None:
@@ -199,31 +207,28 @@ class Exchange:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _watch_deadlines(self) -> None:
-        """One timer for every deadline: it looks when the earliest could be due, so that bytes need not move it."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        now, phase = self._loop.time(), "idle" if self.status else "first_byte"
+    def _end(self, error: UpstreamError | None) -> None:
+        self._error, self._complete = error, error is None
+        self._connections.deadlines.forget(self)
+        connection, self._connection = self._connection, None
+        if connection is not None and error is not None:
+            connection.close()
+        self._wake()
+
+    # --- deadlines.Watched ---
+
+    def look(self, now: float) -> float:
+        """Ends it when it is late."""
         due = self._heard_at + (self._timeouts.idle if self.status else self._timeouts.first_byte)
         if self._connection is not None and self._connection.read_paused:
             due = now + self._timeouts.idle  # it is we who are slow
         if now >= self._deadline:
             self._end(DeadlineError("total"))
         elif now >= due:
-            self._end(DeadlineError(phase))
+            self._end(DeadlineError("idle" if self.status else "first_byte"))
         else:
-            self._timer = self._loop.call_at(min(due, self._deadline), self._watch_deadlines)
-
-    def _end(self, error: UpstreamError | None) -> None:
-        self._error, self._complete = error, error is None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        connection, self._connection = self._connection, None
-        if connection is not None and error is not None:
-            connection.close()
-        self._wake()
+            return min(due, self._deadline)
+        return math.inf
 
     # --- connection.Receiver ---
 
@@ -233,7 +238,8 @@ class Exchange:
 
     def head_received(self, status: int, headers: list[Header]) -> None:
         self.status, self.headers = status, headers
-        self._watch_deadlines()  # another deadline holds from now on
+        # another deadline holds from now on, and it may be the sooner one
+        self._connections.deadlines.watch(self, min(self._heard_at + self._timeouts.idle, self._deadline))
         self._wake()
 
     def body_received(self, data: bytes) -> None:

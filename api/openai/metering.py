@@ -1,17 +1,20 @@
-"""What a request used, and the metrics of it."""
+"""What a request used: counted for the metrics, and recorded."""
 
 import json
-from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
-_FIRST_TOKEN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-_DURATION_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+from api.openai.series import Series, families
+from stoker.domain.usage import UsageRecord
+
 _MARKS = (b'"usage":{', b'"timings":{')
 _DECODER = json.JSONDecoder()
-
-CLIENT_GONE = "gone"  # the status class of a request whose client left before its answer was whole
+_CLOCKS_COMPARED_SECONDS = 1.0
 
 
 class Usage(NamedTuple):
@@ -24,6 +27,10 @@ class Usage(NamedTuple):
     def plus(self, other: "Usage") -> "Usage":
         """Both together."""
         return Usage(self.input + other.input, self.output + other.output, self.cached + other.cached)
+
+
+_NOTHING = Usage()
+_MOST_TOKENS = 2**40  # of one request: an engine that says more, or less than none, is not believed
 
 
 def usage_of(answer: bytes) -> Usage | None:
@@ -46,7 +53,8 @@ def usage_of_stream(first: bytes, tail: bytes) -> Usage | None:
     """As `usage_of`; Anthropic's streams say the input in their first event and the output in one of their last."""
     usage = usage_of(tail)
     if usage is not None and not usage.input:
-        begun = usage_of(first)
+        at = max(0, first.find(_MARKS[0]))  # a short stream may have come at once: then its end stands there, too
+        begun = usage_of(first[at:].partition(b"\n\n")[0])
         if begun is not None:
             return begun._replace(output=usage.output)
     return usage
@@ -61,115 +69,176 @@ def usage_of_events(events: bytes) -> Usage:
 
 
 def _usage(found: dict[str, Any]) -> Usage:
-    def count(*names: str, of: dict[str, Any] = found) -> int:
-        return next((value for name in names if isinstance(value := of.get(name), int)), 0)
-
+    get = found.get
     if "predicted_n" in found:
-        cached = count("cache_n")
-        return Usage(cached + count("prompt_n"), count("predicted_n"), cached)
+        cached = _count(get("cache_n"))
+        return Usage(cached + _count(get("prompt_n")), _count(get("predicted_n")), cached)
     if "cache_read_input_tokens" in found:  # Anthropic counts them beside the input
-        cached = count("cache_read_input_tokens")
-        return Usage(cached + count("input_tokens"), count("output_tokens"), cached)
-    details = found.get("prompt_tokens_details") or found.get("input_tokens_details") or {}
-    cached = count("cached_tokens", of=details) if isinstance(details, dict) else 0
-    return Usage(count("prompt_tokens", "input_tokens"), count("completion_tokens", "output_tokens"), cached)
+        cached = _count(get("cache_read_input_tokens"))
+        return Usage(cached + _count(get("input_tokens")), _count(get("output_tokens")), cached)
+    details = get("prompt_tokens_details") or get("input_tokens_details")
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
+    read, written = get("prompt_tokens", get("input_tokens")), get("completion_tokens", get("output_tokens"))
+    return Usage(_count(read), _count(written), cached)
 
 
-class Metrics:
-    """The door's metrics. The label `model` only ever holds names from the route table; "" stands for all others."""
+def _count(given: Any) -> int:
+    return given if isinstance(given, int) and 0 <= given <= _MOST_TOKENS else 0
 
-    def __init__(self, registry: CollectorRegistry, clock: Callable[[], float]) -> None:
-        """`clock` returns seconds that only grow."""
-        self._clock = clock
-        self.requests = Counter("stoker_requests", "Requests answered.", ["model", "status_class"], registry=registry)
-        self.running = Gauge("stoker_requests_running", "Requests now worked on.", ["model"], registry=registry)
-        self.first_token = Histogram(
-            "stoker_time_to_first_token_seconds",
-            "From a request's arrival to the first bytes of its streamed answer.",
-            ["model"],
-            buckets=_FIRST_TOKEN_BUCKETS,
-            registry=registry,
-        )
-        self.duration = Histogram(
-            "stoker_request_duration_seconds",
-            "From a request's arrival to the end of its answer.",
-            ["model"],
-            buckets=_DURATION_BUCKETS,
-            registry=registry,
-        )
-        self.tokens = Counter(
-            "stoker_tokens", "Tokens read (in) and written (out).", ["model", "direction"], registry=registry
-        )
-        self._series: dict[str, _Series] = {}
 
-    def begin(self, model: str, arrived: float) -> "Meter":
-        """A request for a known model begins to be worked on; `arrived` by the clock. `Meter.end` must follow."""
-        series = self._series.get(model)
-        if series is None:
-            series = self._series[model] = _Series(self, model)
-        series.begin()
-        return Meter(series, self._clock, arrived)
+class Recorder(Protocol):
+    """Keeps records of requests."""
+
+    def record(self, record: UsageRecord) -> None:
+        """Keeps one more. Takes it at once, and never raises."""
+        ...
+
+
+class _Unrecorded:
+    """Keeps none."""
+
+    def record(self, record: UsageRecord) -> None:
+        pass
+
+
+class Metrics(Collector):
+    """The door's metrics. The label `model` only ever holds names of deployments; "" stands for all else."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        clock: Callable[[], float],
+        recorder: Recorder | None = None,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` returns seconds that only grow; `wall_clock` Unix seconds, for what is recorded."""
+        self.clock, self._wall_clock = clock, wall_clock
+        self.record = (recorder or _Unrecorded()).record
+        self._series: dict[str, Series] = {}
+        self._refused: dict[int, int] = {}
+        self._queued: Callable[[], Mapping[str, int]] = dict
+        self._compared = clock()  # when it was read by how much the wall clock is ahead of the other
+        self._ahead = wall_clock() - self._compared
+        registry.register(self)
+
+    def begin(self, model: str, arrived: float, *, asked: str, key_id: str, path: str, streamed: bool) -> "Meter":
+        """A request that goes to the deployment `model` begins to be worked on. `Meter.end` must follow.
+
+        `arrived` by the clock; `asked`: the model as the client named it; `path` under /v1.
+        """
+        return Meter(self, self.series(model), model, arrived, asked, key_id, path, streamed)
 
     def refused(self, status: int) -> None:
         """A request that reached no known model was answered with `status`."""
-        self.requests.labels("", status_class(status)).inc()
+        self._refused[status] = self._refused.get(status, 0) + 1
+
+    def watch_queue(self, queued: Callable[[], Mapping[str, int]]) -> None:
+        """`queued` will be asked, whenever the metrics are read, how many requests wait for each deployment."""
+        self._queued = queued
 
     def keep_only(self, models: Collection[str]) -> None:
         """Drops the series of models that are gone, once nothing of theirs runs any more."""
-        for model in [name for name, series in self._series.items() if name not in models and not series.count]:
+        for model in [name for name, series in self._series.items() if name not in models and not series.running]:
             del self._series[model]
-            for metric in (self.requests, self.running, self.first_token, self.duration, self.tokens):
-                metric.remove_by_labels({"model": model})
 
+    def describe(self) -> list[Metric]:
+        """The metrics without their series."""
+        return families((), {}, {})
 
-class _Series:
-    """The metrics of one model, looked up once: finding them by label costs more than counting."""
+    def collect(self) -> Iterator[Metric]:
+        """The metrics now."""
+        yield from families(list(self._series.items()), self._refused, self._queued())
 
-    def __init__(self, metrics: Metrics, model: str) -> None:
-        self.count = 0
-        self.first_token = metrics.first_token.labels(model)
-        self._running = metrics.running.labels(model)
-        self._duration = metrics.duration.labels(model)
-        self._tokens_in, self._tokens_out = metrics.tokens.labels(model, "in"), metrics.tokens.labels(model, "out")
-        self._requests, self._model = metrics.requests, model
-        self._outcomes: dict[str, Counter] = {}
+    def series(self, model: str) -> Series:
+        """The counts of one deployment. For meters."""
+        series = self._series.get(model)
+        if series is None:
+            series = self._series[model] = Series()
+        return series
 
-    def begin(self) -> None:
-        self.count += 1
-        self._running.set(self.count)
-
-    def end(self, seconds: float, outcome: str, usage: Usage | None) -> None:
-        self.count -= 1
-        self._running.set(self.count)
-        self._duration.observe(seconds)
-        counter = self._outcomes.get(outcome)
-        if counter is None:
-            counter = self._outcomes[outcome] = self._requests.labels(self._model, outcome)
-        counter.inc()
-        if usage is not None:
-            self._tokens_in.inc(usage.input)
-            self._tokens_out.inc(usage.output)
+    def wall_time(self, moment: float) -> float:
+        """Unix seconds of a moment of the clock, at which this is asked. For meters."""
+        if moment - self._compared > _CLOCKS_COMPARED_SECONDS:
+            self._compared, self._ahead = moment, self._wall_clock() - moment
+        return self._ahead + moment
 
 
 class Meter:
-    """The metrics of one request. `outcome` and `usage` may be set until `end`."""
+    """One request as it is counted. `status` (HTTP's; GONE), `usage` and `instance_id` may be set until `end`."""
 
-    __slots__ = ("_arrived", "_clock", "_series", "outcome", "usage")
+    __slots__ = (
+        "_arrived",
+        "_asked",
+        "_first_token_seconds",
+        "_key_id",
+        "_metrics",
+        "_model",
+        "_path",
+        "_series",
+        "_streamed",
+        "instance_id",
+        "status",
+        "usage",
+    )
 
-    def __init__(self, series: _Series, clock: Callable[[], float], arrived: float) -> None:
-        self._series, self._clock, self._arrived = series, clock, arrived
-        self.outcome = status_class(500)  # unless something better becomes known
+    def __init__(
+        self,
+        metrics: Metrics,
+        series: Series,
+        model: str,
+        arrived: float,
+        asked: str,
+        key_id: str,
+        path: str,
+        streamed: bool,
+    ) -> None:
+        self._metrics, self._series, self._model, self._arrived = metrics, series, model, arrived
+        self._asked, self._key_id, self._path, self._streamed = asked, key_id, path, streamed
+        self._first_token_seconds = 0.0
+        self.status = 500  # unless something better becomes known
         self.usage: Usage | None = None
+        self.instance_id = ""  # the replica that answers
+        series.running += 1
+
+    def goes_to(self, model: str) -> None:
+        """Another deployment than that of `begin` is asked now: what follows counts as its."""
+        self._series.running -= 1
+        self._model, self._series = model, self._metrics.series(model)
+        self._series.running += 1
 
     def first_token(self) -> None:
         """The first bytes of a streamed answer are there."""
-        self._series.first_token.observe(self._clock() - self._arrived)
+        self._first_token_seconds = seconds = self._metrics.clock() - self._arrived
+        self._series.first_token.observe(seconds)
 
     def end(self) -> None:
         """The request is over. Once."""
-        self._series.end(self._clock() - self._arrived, self.outcome, self.usage)
-
-
-def status_class(status: int) -> str:
-    """`4xx` for 404."""
-    return f"{status // 100}xx"
+        metrics, series, status = self._metrics, self._series, self.status
+        now = metrics.clock()
+        read, written, cached = self.usage or _NOTHING
+        record = UsageRecord(
+            metrics.wall_time(now),
+            self._key_id,
+            self._model,
+            self._asked,
+            self.instance_id,
+            self._path,
+            status,
+            self._streamed,
+            read,
+            written,
+            cached,
+            self._first_token_seconds,
+            now - self._arrived,
+        )
+        series.running -= 1
+        series.by_status[status] = series.by_status.get(status, 0) + 1
+        series.duration.observe(record.seconds)
+        if read or written:
+            series.input += read
+            series.output += written
+            series.cached += cached
+        if self._first_token_seconds and written > 1:
+            series.per_token.observe(record.seconds_per_token)
+        metrics.record(record)

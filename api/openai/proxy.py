@@ -1,40 +1,38 @@
-"""From a request to an engine's answer: which engine, what if it fails, and when to give up.
+"""A request's way through the door: who may ask what, whom it goes to, and the accounts of it.
 
-1. The body is read and checked, the model looked up; what is wrong with it is answered here.
-2. The engine with the least work for its size is asked.
-3. Until a byte of its answer has gone to the client, another engine is asked instead, when it
-   a. could not be reached, or is still loading: every other engine, one after the other;
-   b. broke off, or sent no valid answer: one other, for the request itself may be what breaks engines;
-   c. answered 500: one other, and only if that one succeeds was it the engine's fault, not the request's.
-4. An engine that was at fault is out at once, and tried again after a pause.
-5. The client going ends the engine's work at that moment; so does the deadline.
+1. The body is read and checked; the key must be allowed to ask the model, and have something left of its limits.
+2. The model is a deployment's own name, or a route's: then one of its targets is drawn, by the conversation.
+3. No more requests may wait for a deployment than its queue holds.
+4. One of the deployment's engines answers (`failover`). If none does, a route's fallbacks are asked, each for the
+   statuses that it is there for, as long as nothing has gone to the client.
+5. Whatever happened, it is settled with the key's limits and recorded.
 """
 
 import asyncio
+import json
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
-import structlog
-
-from api.openai.availability import unavailable
+from api.openai.admission import BYTES_PER_TOKEN, Gate, reserve_for
+from api.openai.affinity import drawn
+from api.openai.auth import Principal
 from api.openai.balancer import Balancer
 from api.openai.call import Call, ClientGoneError, ClientWatch
-from api.openai.connection import AbortedError, ConnectError, DeadlineError, MalformedError, UpstreamError
+from api.openai.directory import Directory
 from api.openai.endpoints import Endpoint
-from api.openai.engine_errors import translate
-from api.openai.errors import APIError, Header, engine_failed, engine_timed_out, engine_unreachable, model_not_found
-from api.openai.exchange import Exchange, Timeouts
-from api.openai.metering import CLIENT_GONE, Metrics, status_class
-from api.openai.relay import BrokenOffError, Job, relay_stream, relay_whole
-from api.openai.router import ModelRoute, ModelState, Replica, RouteSource, RouteTable
+from api.openai.errors import APIError, model_not_allowed, model_not_found
+from api.openai.exchange import Timeouts
+from api.openai.failover import Failover
+from api.openai.metering import Meter, Metrics, Usage
+from api.openai.names import Step, next_step, steps_of, target_gone, told
+from api.openai.queueing import Queues
+from api.openai.relay import Job
+from api.openai.router import ModelRoute, RouteSource, RouteTable
+from api.openai.slow_readers import SlowReaders
 from api.openai.upstream import Pool
-from api.openai.validation import parse_request
-
-_log = structlog.get_logger()
-
-_MAX_REACHED = 2  # engines that may have begun to work on one request
-_MAX_ERROR_BYTES = 65_536
+from api.openai.validation import EngineRequest, parse_request
+from stoker.domain.usage import GONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,180 +44,169 @@ class ProxyLimits:
     held_answer_size: int = 1024 * 1024  # of an answer that is no stream, before any of it is passed on
     total_time: float = 3600.0
     refresh_time: float = 2.0  # to wait for a newer route table
+    reader_time: float = 60.0  # that a client may take nothing of the answer that waits for it
     timeouts: Timeouts = field(default_factory=Timeouts)
-
-
-class _FailedError(Exception):
-    """An engine gave no answer to pass on, and nothing has gone to the client."""
-
-    def __init__(self, error: APIError, *, reached: bool, at_fault: bool | None) -> None:
-        """`reached`: it may have begun to work. `at_fault` None: a second engine's answer will tell."""
-        super().__init__(error.message)
-        self.error, self.reached, self.at_fault = error, reached, at_fault
 
 
 class Proxy:
     """Answers requests with engines. For one event loop."""
 
     def __init__(
-        self, routes: RouteSource, pool: Pool, metrics: Metrics, limits: ProxyLimits, clock: Callable[[], float]
+        self,
+        routes: RouteSource,
+        pool: Pool,
+        metrics: Metrics,
+        limits: ProxyLimits,
+        clock: Callable[[], float],
+        gate: Gate,
+        processes: int = 1,
     ) -> None:
-        """`clock` returns seconds that only grow."""
-        self._routes, self._pool, self._metrics, self._limits = routes, pool, metrics, limits
-        self._stream_timeouts = limits.timeouts
-        self._whole_timeouts = replace(limits.timeouts, first_byte=limits.total_time)  # the first byte is the last
-        self.balancer = Balancer(clock)
-        self._known = RouteTable()
+        """`clock` returns seconds that only grow. `processes`: so many share the engines and their queues."""
+        self._metrics, self._limits, self._gate = metrics, limits, gate
+        self.balancer = Balancer(clock, processes)
+        self.queues = Queues(clock, processes)
+        self.slow_readers = SlowReaders(limits.reader_time)
+        self.directory = Directory(routes, limits.refresh_time, self._forget_all_but)
+        self._failover = Failover(
+            self.directory,
+            pool,
+            self.balancer,
+            timeouts=limits.timeouts,
+            total_time=limits.total_time,
+            held_answer_size=limits.held_answer_size,
+        )
+        metrics.watch_queue(self.queues.waiting)
 
-    async def answer(self, call: Call, endpoint: Endpoint) -> None:
-        """Answers a request for `endpoint`. Raises APIError for what belongs to no known model, ClientGoneError."""
+    async def answer(self, call: Call, endpoint: Endpoint, principal: Principal) -> None:
+        """Answers a request for `endpoint`. Raises APIError for what reaches no deployment, ClientGoneError."""
         body = await call.body(self._limits.body_size, self._limits.body_time)
-        request = parse_request(endpoint, body)
-        route = await self.find(request.model)
-        meter = self._metrics.begin(route.name, call.arrived)
-        watch = ClientWatch(call)
-        deadline = asyncio.get_running_loop().time() + self._limits.total_time
+        request = parse_request(endpoint, body, call.headers.get(b"content-type", b""))
+        if not principal.may_ask(request.model):
+            raise model_not_allowed(request.model)
+        route, others = await self._find(request)
+        admission = self._gate.admit(principal, reserve_for(request))
+        meter: Meter | None = None
         try:
-            await self._serve(Job(call, endpoint, request, body, meter, watch, deadline), route)
+            call.added = admission.headers
+            meter = self._metrics.begin(
+                route.name,
+                call.arrived,
+                asked=request.model,
+                key_id=principal.key_id,
+                path=endpoint.path,
+                streamed=request.stream,
+            )
+            await self._answer(call, endpoint, request, meter, route, others)
+        finally:
+            try:
+                admission.settle(_tokens_of(meter))
+            finally:
+                if meter is not None:
+                    meter.end()
+
+    async def _answer(
+        self,
+        call: Call,
+        endpoint: Endpoint,
+        request: EngineRequest,
+        meter: Meter,
+        route: ModelRoute,
+        others: list[Step],
+    ) -> None:
+        """Answers, or refuses. Raises ClientGoneError."""
+        watch = ClientWatch(call)
+        client = call.client
+        if client is not None:
+            self.slow_readers.watch(client, call)
+        try:
+            deadline = asyncio.get_running_loop().time() + self._limits.total_time
+            await self._serve(Job(call, endpoint, request, meter, watch, deadline), route, others)
         except APIError as error:
-            meter.outcome = status_class(error.status)
+            meter.status = error.status
             await call.refuse(error, anthropic=endpoint.anthropic)
         except ClientGoneError:
-            meter.outcome = CLIENT_GONE
+            meter.status = GONE
+            if meter.usage is None and meter.instance_id:  # it left while its prompt was being read
+                meter.usage = Usage(input=request.prompt_size // BYTES_PER_TOKEN)
             raise
         finally:
             watch.close()
-            meter.end()
+            if client is not None:
+                self.slow_readers.answered(client, call)
 
-    async def find(self, model: str) -> ModelRoute:
-        """The model's route, from a newer table if it is unknown or has no engine. Raises APIError (404)."""
-        route = self.table().models.get(model)
-        if route is None or not route.replicas:
-            route = (await self._refreshed()).models.get(model)
-        if route is None:
-            raise model_not_found(model)
-        return route
+    async def _find(self, request: EngineRequest) -> tuple[ModelRoute, list[Step]]:
+        """The deployment to ask, and what is left to ask after it. Raises APIError (404)."""
+        asked = request.model
+        found = self.directory.table().models.get(asked)
+        if found is not None and found.replicas:
+            return found, []
+        table = await self.directory.has(asked)
+        if asked in table.models:
+            found = await self.directory.deployment(asked)
+            if found is None:
+                raise model_not_found(asked)
+            return found, []
+        number = drawn(request.prefix, asked) if request.prefix else random.random()  # noqa: S311 - no secret
+        first, *others = steps_of(table.routes[asked], number)
+        step: Step | None = first
+        while step is not None:
+            found = await self.directory.deployment(step.deployment)
+            if found is not None:
+                return found, others
+            step = next_step(others, (404,))
+        raise target_gone(asked, first.deployment)
 
-    def table(self) -> RouteTable:
-        """The route table as it is known now; what is gone from it is forgotten everywhere."""
-        table = self._routes.current()
-        if table is not self._known:
-            self._known = table
-            self._metrics.keep_only(table.models.keys())
-            self.balancer.forget_all_but({r.address for route in table.models.values() for r in route.replicas})
-        return table
-
-    async def _refreshed(self) -> RouteTable:
-        try:
-            async with asyncio.timeout(self._limits.refresh_time):
-                await self._routes.refresh()
-        except TimeoutError:
-            _log.warning("route_refresh_timed_out", seconds=self._limits.refresh_time)
-        return self.table()
-
-    async def _serve(self, job: Job, route: ModelRoute) -> None:
-        excluded: set[tuple[str, int]] = set()
-        doubted: Replica | None = None
-        error: APIError | None = None
-        reached, refreshed = 0, False
+    async def _serve(self, job: Job, route: ModelRoute, others: list[Step]) -> None:
+        """Answers from `route`, or from one of `others`. Raises ClientGoneError, and APIError before it began."""
+        errors: list[APIError] = []
+        statuses: set[int] = set()
         while True:
-            replica = self.balancer.acquire(route.replicas, excluded) if reached < _MAX_REACHED else None
-            if replica is None:
-                if refreshed or reached or not route.replicas:
-                    raise error if error is not None and route.replicas else unavailable(route)
-                refreshed = True  # none could be reached: they may have moved
-                route = (await self._refreshed()).models.get(route.name) or route
-                continue
             try:
-                await self._attempt(job, route, replica)
-            except _FailedError as failure:
-                error = failure.error if failure.reached or error is None else error
-                excluded.add(replica.address)
-                reached += failure.reached
-                if failure.at_fault is None:
-                    doubted = replica
-                self._note(job, route, replica, str(failure.__cause__ or failure), at_fault=bool(failure.at_fault))
-            else:
-                if doubted is not None:
-                    self.balancer.failed(doubted)
+                await self._serve_from(_named_as_asked(job, route), route)
                 return
-            finally:
-                self.balancer.release(replica)
+            except APIError as error:
+                errors.append(error)
+                statuses.add(error.status)
+            found = None
+            while found is None:
+                step = next_step(others, statuses)
+                if step is None:
+                    raise told(errors)
+                found = await self.directory.deployment(step.deployment)
+                if found is None:
+                    statuses.add(404)
+            if job.watch.gone:
+                raise ClientGoneError
+            route = found
+            job.meter.goes_to(route.name)
 
-    def _note(self, job: Job, route: ModelRoute, replica: Replica, reason: str, *, at_fault: bool) -> None:
-        if at_fault:
-            self.balancer.failed(replica)
-        _log.warning(
-            "engine_failed",
-            request_id=job.call.request_id.decode(),
-            deployment=route.name,
-            instance=replica.instance_id,
-            route=job.endpoint.path,
-            at_fault=at_fault,
-            reason=reason,
-        )
-
-    async def _attempt(self, job: Job, route: ModelRoute, replica: Replica) -> None:
-        """Asks one engine and passes its answer on. Raises _FailedError while another may be asked, else APIError."""
-        exchange = self._pool.exchange(
-            replica.address,
-            "POST",
-            job.endpoint.engine_path,
-            _headers(job, replica),
-            job.body,
-            timeouts=self._stream_timeouts if job.request.stream else self._whole_timeouts,
-            deadline=job.deadline,
-        )
-        job.watch.guard(exchange)
+    async def _serve_from(self, job: Job, route: ModelRoute) -> None:
+        if not route.replicas:
+            await self._failover.serve(job, route)  # says why
+            return
+        self.queues.enter(route)
         try:
-            await exchange.start()
-            if exchange.status >= 400:
-                raise await self._refusal(job, route, replica, exchange)
-            if exchange.status != 200:
-                raise MalformedError(f"status {exchange.status}")
-            begun = partial(self.balancer.succeeded, replica)
-            if job.endpoint.end_marks and exchange.header(b"content-type").startswith(b"text/event-stream"):
-                await relay_stream(job, exchange, begun)
-            else:
-                await relay_whole(job, exchange, self._limits.held_answer_size, begun)
-        except BrokenOffError as error:
-            self._note(job, route, replica, str(error), at_fault=not _is_total(error.cause))
-        except AbortedError as error:
-            raise ClientGoneError from error
-        except DeadlineError as error:  # there is no time left to ask another
-            self._note(job, route, replica, str(error), at_fault=not _is_total(error))
-            raise engine_timed_out(f"The engine gave no answer in time: {error}.") from error
-        except ConnectError as error:
-            raise _FailedError(engine_unreachable(route.name), reached=False, at_fault=True) from error
-        except UpstreamError as error:
-            failure = engine_failed(f"No answer: {error}.", should_retry=True)
-            raise _FailedError(failure, reached=True, at_fault=True) from error
+            await self._failover.serve(job, route)
         finally:
-            exchange.abort()
+            self.queues.leave(route.name)
 
-    async def _refusal(self, job: Job, route: ModelRoute, replica: Replica, exchange: Exchange) -> Exception:
-        body = await exchange.read_all(_MAX_ERROR_BYTES)
-        error = translate(exchange.status, body, model=route.name, prompt_field=job.endpoint.required[0])
-        if exchange.status == 503:
-            loading = unavailable(route.model_copy(update={"state": ModelState.LOADING}))
-            return _FailedError(loading, reached=False, at_fault=True)
-        if exchange.status in (401, 403):
-            return _FailedError(error, reached=False, at_fault=True)
-        if error.status == 502:
-            return _FailedError(error, reached=True, at_fault=None)
-        self.balancer.succeeded(replica)
-        return error
+    def _forget_all_but(self, table: RouteTable) -> None:
+        self._metrics.keep_only(table.models.keys())
+        self.queues.forget_all_but(table.models)
+        self.balancer.forget_all_but({r.address for route in table.models.values() for r in route.replicas})
 
 
-def _headers(job: Job, replica: Replica) -> list[Header]:
-    headers = [(b"content-type", b"application/json"), (b"x-request-id", job.call.request_id)]
-    if replica.api_key:
-        headers.append((b"authorization", b"Bearer " + replica.api_key.encode()))
-    traceparent = job.call.headers.get(b"traceparent")
-    if traceparent is not None:
-        headers.append((b"traceparent", traceparent))
-    return headers
+def _named_as_asked(job: Job, route: ModelRoute) -> Job:
+    """Engines call the model by its deployment's name, clients by the one that they asked.
+
+    Inside a JSON string quotes are escaped: no generated text is ever taken for this field.
+    """
+    if job.request.model == route.name:
+        return job
+    engines, clients = (b'"model":' + json.dumps(name).encode() for name in (route.name, job.request.model))
+    return replace(job, renamed=(engines, clients))
 
 
-def _is_total(error: UpstreamError) -> bool:
-    return isinstance(error, DeadlineError) and error.phase == "total"
+def _tokens_of(meter: Meter | None) -> int | None:
+    usage = meter.usage if meter is not None else None
+    return usage.input + usage.output if usage is not None else None

@@ -5,14 +5,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from api.openai.admission import BYTES_PER_TOKEN
+from api.openai.answers import whole_answer
 from api.openai.call import JSON, Call, ClientGoneError, ClientWatch
 from api.openai.connection import DeadlineError, MalformedError, UpstreamError
 from api.openai.endpoints import Endpoint
 from api.openai.engine_errors import translate_event
 from api.openai.errors import APIError, Header, engine_failed, engine_timed_out
 from api.openai.exchange import Exchange
-from api.openai.metering import Meter, Usage, status_class, usage_of, usage_of_events, usage_of_stream
-from api.openai.sse import EventCutter, StreamShape, error_at, is_last
+from api.openai.metering import Meter, Usage, usage_of, usage_of_events, usage_of_stream
+from api.openai.sse import EventCutter, error_at, is_last, stream_shape
 from api.openai.validation import EngineRequest
 
 _TAIL_BLOCKS = 3  # usage stands in the last event or the one before, each of which may come by itself
@@ -24,17 +26,17 @@ _EVENT_STREAM: list[Header] = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes a microsecond for each
 class Job:
     """One request on its way through the proxy."""
 
     call: Call
     endpoint: Endpoint
     request: EngineRequest
-    body: bytes
     meter: Meter
     watch: ClientWatch
     deadline: float  # of the event loop's clock
+    renamed: tuple[bytes, bytes] | None = None  # how the engine names the model in its answer, and how the client does
 
 
 class BrokenOffError(Exception):
@@ -59,9 +61,11 @@ async def relay_whole(job: Job, exchange: Exchange, limit: int, begun: Callable[
     begun()
     headers = [(b"content-type", exchange.header(b"content-type") or JSON[1])]
     if size <= limit:
+        if job.renamed is not None:
+            body = body.replace(*job.renamed)
         job.meter.usage = usage_of(body)
-        job.meter.outcome = status_class(exchange.status)
-        await job.call.reply(exchange.status, body, headers)
+        job.meter.status = exchange.status
+        await job.call.reply(exchange.status, whole_answer(job.endpoint, job.request, body), headers)
         return
     if length := exchange.header(b"content-length"):
         headers.append((b"content-length", length))
@@ -74,42 +78,58 @@ async def relay_whole(job: Job, exchange: Exchange, limit: int, begun: Callable[
     except UpstreamError as error:  # the answer stays short of its length: that is how its client sees it
         raise _gone_or_broken(job, error) from error
     job.meter.usage = usage_of(tail) or usage_of(body[:4096])
-    job.meter.outcome = status_class(exchange.status)
+    job.meter.status = exchange.status
     await job.call.write(tail, more=False)
 
 
 async def relay_stream(job: Job, exchange: Exchange, begun: Callable[[], None]) -> None:
-    """Passes on a stream, event by event. `begun` is called when the first of them is there.
+    """Passes on a stream, event by event, or all of it as one piece. `begun` is called when the first of it is there.
 
     Raises UpstreamError or APIError before. What goes wrong afterwards ends the stream with an error event, and raises
     BrokenOffError or ClientGoneError.
     """
     stream = _Stream(job, exchange)
     events: bytes | None = b""
-    while events == b"":  # so far nothing that is for clients
-        events = await stream.next_events()
+    try:
+        while events == b"":  # so far nothing that is for clients
+            events = await stream.next_events()
+    finally:
+        if job.request.assembled and stream.whole:
+            job.meter.usage = stream.usage()
+        elif job.request.assembled and job.watch.gone:  # else nothing of it is the client's, as of any broken answer
+            job.meter.usage = stream.usage_so_far()
     if events is None and stream.failure is not None:
         raise stream.failure
     begun()
-    job.meter.first_token()
-    await job.call.begin(200, list(_EVENT_STREAM))
-    failure, broken = None, None
+    if job.request.assembled:
+        job.meter.status = 200
+        await job.call.reply(200, whole_answer(job.endpoint, job.request, events or b""), [JSON])
+        await _drain(exchange)
+        return
+    failure, broken, waiting = None, None, True
     try:
+        await job.call.begin(200, _EVENT_STREAM)
         while events is not None and not stream.whole:
             if events:
+                if waiting and b"data: " in events:  # not a comment, of which llama-server sends one each 30 s
+                    waiting = False
+                    job.meter.first_token()
                 await job.call.write(events)
             events = await stream.next_events()
         failure = stream.failure
+        if waiting and events:
+            job.meter.first_token()
     except UpstreamError as error:
         broken = _gone_or_broken(job, error)
         if isinstance(broken, ClientGoneError):
             raise broken from error
         failure = _failure_of(error)
-    job.meter.usage = stream.usage()
-    job.meter.outcome = status_class(200 if failure is None else failure.status)
+    finally:  # cancelled, perhaps: this process stops
+        job.meter.usage = stream.usage() if stream.whole else stream.usage_so_far()
+    job.meter.status = 200 if failure is None else failure.status
     job.watch.close()  # the client has all that it waits for: its going no longer ends anything
     if failure is not None:
-        await job.call.write(failure.event(anthropic=job.endpoint.anthropic), more=False)
+        await job.call.write(failure.event(named=job.endpoint.has_named_events), more=False)
     else:
         await job.call.write(events or b"", more=False)
         await _drain(exchange)
@@ -136,10 +156,11 @@ class _Stream:
         self.failure: APIError | None = None  # the engine's own word for why it ended
         self._job, self._exchange = job, exchange
         self._cutter = EventCutter()
-        self._shape = StreamShape(job.endpoint, include_usage=job.request.include_usage, choices=job.request.choices)
+        self._shape = stream_shape(job.endpoint, job.request)
         self._first = b""
         self._tail: deque[bytes] = deque(maxlen=_TAIL_BLOCKS)
         self._summed = Usage()
+        self._count = 0  # of events
         self._several = job.endpoint.usage_in_finish or job.request.choices > 1
 
     async def next_events(self) -> bytes | None:
@@ -155,6 +176,8 @@ class _Stream:
                 events = self._cutter.push(data)
             except ValueError as error:
                 raise MalformedError(str(error)) from error
+        if self._job.renamed is not None:
+            events = events.replace(*self._job.renamed)
         at = error_at(events, self._job.endpoint)
         said, events = (events[at:], events[:at]) if at >= 0 else (b"", events)
         self.whole = is_last(events, self._job.endpoint)
@@ -162,15 +185,26 @@ class _Stream:
             self.failure = translate_event(said, model=self._job.request.model)
         self._first = self._first or events
         self._tail.append(events)
+        self._count += events.count(b"\n\n")
         if self._several and (b'"timings":{' in events or b'"usage":{' in events):
             self._summed = self._summed.plus(usage_of_events(events))
-        return self._shape(events)
+        try:
+            return self._shape(events)
+        except ValueError as error:
+            raise MalformedError(str(error)) from error
 
     def usage(self) -> Usage | None:
         """The tokens of all that came."""
         if self._several:
             return self._summed._replace(input=self._summed.input // self._job.request.choices)
         return usage_of_stream(self._first, b"".join(self._tail))
+
+    def usage_so_far(self) -> Usage:
+        """The tokens of a stream that is not whole, about: engines send an event for each, and the sums at the end."""
+        said = self.usage()
+        if said is not None and said.output:
+            return said
+        return Usage(self._job.request.prompt_size // BYTES_PER_TOKEN, self._count)
 
 
 def _failure_of(error: UpstreamError) -> APIError:

@@ -3,18 +3,27 @@
 import json
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import structlog
 
-from api.openai.auth import Authenticate, key_of
+from api.openai.admission import OPEN_GATE, Gate
+from api.openai.auth import Authenticate, Principal, key_of
 from api.openai.call import JSON, Call, ClientGoneError, Receive, Scope, Send
 from api.openai.endpoints import ENDPOINTS
-from api.openai.errors import APIError, internal_error, invalid_api_key, method_not_allowed, unknown_url
+from api.openai.errors import (
+    APIError,
+    internal_error,
+    invalid_api_key,
+    method_not_allowed,
+    model_not_allowed,
+    unknown_url,
+)
 from api.openai.metering import Metrics
+from api.openai.names import created_at
+from api.openai.openapi import DOCUMENT_PATH, document_bytes
 from api.openai.proxy import Proxy, ProxyLimits
-from api.openai.router import ModelRoute, RouteSource
+from api.openai.router import RouteSource, RouteTable
 from api.openai.upstream import Pool
 
 _log = structlog.get_logger()
@@ -34,17 +43,24 @@ class OpenAIApp:
         *,
         limits: ProxyLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        gate: Gate = OPEN_GATE,
+        processes: int = 1,
     ) -> None:
-        """`metrics` and this must share the `clock`, which returns seconds that only grow."""
+        """`metrics` and this must share the `clock`, which returns seconds that only grow.
+
+        `processes`: so many doors, this one counted, share the engines and their queues.
+        """
         self._authenticate, self._metrics, self._clock = authenticate, metrics, clock
-        self._proxy = Proxy(routes, pool, metrics, limits or ProxyLimits(), clock)
+        self._proxy = Proxy(routes, pool, metrics, limits or ProxyLimits(), clock, gate, processes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000})
             return
-        with suppress(ClientGoneError):
+        try:
             await self._answer(Call(scope, receive, send, self._clock))
+        except ClientGoneError:
+            return  # nobody is left to be told
 
     async def _answer(self, call: Call) -> None:
         try:
@@ -63,8 +79,12 @@ class OpenAIApp:
 
     async def _dispatch(self, call: Call) -> None:
         endpoint = ENDPOINTS.get(call.path)
+        if endpoint is not None and call.method == "POST":
+            await self._proxy.answer(call, endpoint, self._principal(call))
+            return
         is_models = call.path == _MODELS or (call.path.startswith(f"{_MODELS}/") and len(call.path) > len(_MODELS) + 1)
-        if endpoint is None and not is_models:
+        is_document = call.path == DOCUMENT_PATH
+        if endpoint is None and not is_models and not is_document:
             raise unknown_url(call.method, f"/v1{call.path}")
         allowed = ("POST",) if endpoint is not None else ("GET", "HEAD")
         if call.method == "OPTIONS":
@@ -73,16 +93,26 @@ class OpenAIApp:
             return
         if call.method not in allowed:
             raise method_not_allowed(call.method, f"/v1{call.path}", ", ".join((*allowed, "OPTIONS")))
-        key = key_of(call.headers)
-        if self._authenticate(key) is None:
-            raise invalid_api_key(given=key is not None)
-        if endpoint is not None:
-            await self._proxy.answer(call, endpoint)
-        elif call.path == _MODELS:
-            models = self._proxy.table().models.values()
-            await _reply(call, {"object": "list", "data": [_model_object(route) for route in models]})
+        if is_document:
+            await call.reply(200, document_bytes(), [JSON])
+            return
+        principal = self._principal(call)
+        if call.path == _MODELS:
+            await _reply(call, {"object": "list", "data": _models(self._proxy.directory.table(), principal)})
         else:
-            await _reply(call, _model_object(await self._proxy.find(call.path.removeprefix(f"{_MODELS}/"))))
+            await _reply(call, await self._model(call.path.removeprefix(f"{_MODELS}/"), principal))
+
+    def _principal(self, call: Call) -> Principal:
+        key = key_of(call.headers)
+        principal = self._authenticate(key)
+        if principal is None:
+            raise invalid_api_key(given=key is not None)
+        return principal
+
+    async def _model(self, name: str, principal: Principal) -> dict[str, Any]:
+        if not principal.may_ask(name):
+            raise model_not_allowed(name)
+        return _model_object(await self._proxy.directory.has(name), name)
 
 
 def beside(openai: OpenAIApp, others: Callable[[Scope, Receive, Send], Any]) -> Callable[[Scope, Receive, Send], Any]:
@@ -98,8 +128,15 @@ def beside(openai: OpenAIApp, others: Callable[[Scope, Receive, Send], Any]) -> 
     return app
 
 
-def _model_object(route: ModelRoute) -> dict[str, Any]:
-    return {"id": route.name, "object": "model", "created": route.created, "owned_by": "stoker"}
+def _models(table: RouteTable, principal: Principal) -> list[dict[str, Any]]:
+    names = [*table.models, *(name for name in table.routes if name not in table.models)]
+    return [_model_object(table, name) for name in names if principal.may_ask(name)]
+
+
+def _model_object(table: RouteTable, name: str) -> dict[str, Any]:
+    model = table.models.get(name)
+    created = model.created if model is not None else created_at(table, table.routes[name])
+    return {"id": name, "object": "model", "created": created, "owned_by": "stoker"}
 
 
 async def _reply(call: Call, content: dict[str, Any]) -> None:

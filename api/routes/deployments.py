@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from typing import Annotated
 
@@ -12,13 +13,15 @@ from pydantic import ValidationError
 from sqlmodel import Session
 
 from api import deployment_calls
+from api.chosen_devices import check_devices
 from api.deps import AdminDep, AfterDep, ContextDep, ExpectedGenerationDep, IdempotencyKeyDep, LimitDep, WatchDep
 from api.errors import ProblemError, field_errors, not_found, refusals
 from api.schemas.deployments import DeploymentCreate, DeploymentRead, DeploymentUpdate
 from api.schemas.pages import Page, page_of
 from api.watch import watch_response
 from stoker.domain.base import DEPLOYMENT_NAME_PATTERN
-from stoker.domain.deployments import DeploymentSpec
+from stoker.domain.deployments import DeploymentSpec, InstanceState
+from stoker.domain.statuses import DeploymentStatus, InstanceStatus
 from stoker.storage.deployments import Deployments
 from stoker.storage.instances import Instances
 from workflows.types import DeploymentState
@@ -27,6 +30,9 @@ router = APIRouter(prefix="/deployments", tags=["deployments"])
 
 NamePath = Annotated[str, Path(pattern=DEPLOYMENT_NAME_PATTERN)]
 REFUSALS = refusals(401, 403, 404, 409, 412, 413, 422, 503)
+
+MOST_EXPLAINED = 4
+"""Waiting instances of one deployment that are looked at anew when it is read; the reasons of others are alike."""
 
 MERGE_TRIES = 5
 MERGE_PAUSE_SECONDS = 0.05
@@ -42,6 +48,7 @@ async def create_deployment(
     idempotency_key: IdempotencyKeyDep = None,
 ) -> DeploymentRead:
     """Makes a deployment (201), or changes the one of that name (200). The model's header is read before the answer."""
+    await check_devices(context, body.devices)
     spec = body.spec()
     result = await deployment_calls.apply(
         context.temporal,
@@ -61,7 +68,9 @@ async def list_deployments(
 ) -> Page[DeploymentRead] | StreamingResponse:
     """All deployments, by name."""
     if watch:
-        return watch_response(lambda: context.read(lambda session, now: _identified(_listed(session, now))))
+        return watch_response(
+            context.stopping, lambda: context.read(lambda session, now: _identified(_listed(session, now)))
+        )
     items = await context.read(lambda session, now: _listed(session, now, after=after, limit=limit + 1))
     return page_of(items, [item.name for item in items], limit)
 
@@ -73,7 +82,9 @@ async def get_deployment(
     """One deployment with its instances. The ETag is its generation."""
     shown = await _shown(context, name, response)
     if watch:
-        return watch_response(lambda: context.read(lambda session, now: _identified(_found(session, now, name))))
+        return watch_response(
+            context.stopping, lambda: context.read(lambda session, now: _identified(_found(session, now, name)))
+        )
     return shown
 
 
@@ -87,6 +98,7 @@ async def update_deployment(
     expected_generation: ExpectedGenerationDep = None,
 ) -> DeploymentRead:
     """Changes a deployment. With `If-Match` only if nobody else changed it meanwhile; else the last one wins."""
+    await check_devices(context, body.devices or ())
     tries = 1 if expected_generation is not None else MERGE_TRIES
     for left in reversed(range(tries)):
         try:
@@ -156,18 +168,36 @@ def _update_id(idempotency_key: str | None, spec: DeploymentSpec) -> str | None:
 
 
 async def _shown(context: ContextDep, name: str, response: Response) -> DeploymentRead:
-    found = await context.read(lambda session, now: _found(session, now, name))
-    if not found:
+    found = await context.read(lambda session, now: _read(session, now, name))
+    if found is None:
         raise not_found("deployment", name)
-    response.headers["etag"] = f'"{found[0].generation}"'
-    return found[0]
+    status, instances = found
+    response.headers["etag"] = f'"{status.generation}"'
+    return DeploymentRead.of_status(status, await _explained(context, instances))
+
+
+async def _explained(context: ContextDep, instances: Sequence[InstanceStatus]) -> tuple[InstanceStatus, ...]:
+    """Those that wait with their reasons of today: what is kept was true when they were last looked at."""
+    told = []
+    waiting = 0
+    for instance in instances:
+        if instance.state is InstanceState.PENDING and waiting < MOST_EXPLAINED:
+            waiting += 1
+            why = await context.in_thread(partial(context.ledger.explain, instance.instance_id))
+            if why is not None:
+                instance = instance.model_copy(update={"unplaceable": why, "message": why.summary})
+        told.append(instance)
+    return tuple(told)
 
 
 def _found(session: Session, now: datetime, name: str) -> list[DeploymentRead]:
+    found = _read(session, now, name)
+    return [DeploymentRead.of_status(*found)] if found is not None else []
+
+
+def _read(session: Session, now: datetime, name: str) -> tuple[DeploymentStatus, tuple[InstanceStatus, ...]] | None:
     status = Deployments(session, now).get(name)
-    if status is None:
-        return []
-    return [DeploymentRead.of_status(status, Instances(session, now).all(deployment=name))]
+    return (status, Instances(session, now).all(deployment=name)) if status is not None else None
 
 
 def _listed(session: Session, now: datetime, *, after: str = "", limit: int | None = None) -> list[DeploymentRead]:

@@ -1,21 +1,18 @@
 """`/api/v1/estimates`."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from fastapi import APIRouter
 
 from api.deps import AdminDep, ApiContext, ContextDep
-from api.errors import STATUS_BY_CODE, ProblemError, refusals
-from api.inspection_calls import inspect_file
+from api.errors import ProblemError, refusals
+from api.inspection_calls import as_problems, inspect_model
 from api.schemas.deployments import checked_source
 from api.schemas.estimates import EstimateCreate, MemoryEstimateRead
 from stoker.domain.estimation.assessment import assess
 from stoker.domain.estimation.types import EstimateRefusal
 from stoker.domain.gguf import ModelProfile, ProjectorProfile
-from stoker.domain.models import ModelFiles, ModelSource, SourceKind
-from stoker.model_source_error import ModelSourceError
+from stoker.domain.models import ModelSource, SourceKind
 
 router = APIRouter(prefix="/estimates", tags=["estimates"])
 
@@ -24,7 +21,7 @@ router = APIRouter(prefix="/estimates", tags=["estimates"])
 async def create_estimate(body: EstimateCreate, context: ContextDep, _: AdminDep) -> MemoryEstimateRead:
     """How much memory a model would take, per device and on the host. Only its header is read; nothing is deployed."""
     source, options = body.source(), body.engine_options()
-    files, profile = await _inspected(context, source)
+    files, profile = await inspect_model(context.temporal, context.models, source)
     outcome = await asyncio.to_thread(
         assess,
         profile,
@@ -32,20 +29,16 @@ async def create_estimate(body: EstimateCreate, context: ContextDep, _: AdminDep
         devices=body.devices,
         split=tuple(body.split or ()),
         projector=await _projector(context, checked_source(body.projector)) if body.projector else None,
-        draft=(await _inspected(context, checked_source(body.draft)))[1] if body.draft else None,
+        draft=await _draft(context, checked_source(body.draft)) if body.draft else None,
     )
     if isinstance(outcome, EstimateRefusal):
         raise ProblemError("unsupported_model", outcome.message)
     return MemoryEstimateRead.of(body.model, files, profile, options, outcome)
 
 
-async def _inspected(context: ApiContext, source: ModelSource) -> tuple[ModelFiles, ModelProfile]:
-    """The model's files and header: read here from the network, or by the workers from their disks."""
-    if source.kind is SourceKind.FILE:
-        found = await inspect_file(context.temporal, source)
-        return found.files, found.profile
-    with _as_problems():
-        return await context.models.inspect(source)
+async def _draft(context: ApiContext, source: ModelSource) -> ModelProfile:
+    _, profile = await inspect_model(context.temporal, context.models, source)
+    return profile
 
 
 async def _projector(context: ApiContext, source: ModelSource) -> ProjectorProfile:
@@ -55,14 +48,5 @@ async def _projector(context: ApiContext, source: ModelSource) -> ProjectorProfi
             f"projector: {source} lies on a disk, and workers read models only: name one on the hub or the web, "
             "or ask `stoker estimate --mmproj` where the file is",
         )
-    with _as_problems():
+    with as_problems():
         return await context.models.inspect_projector(source)
-
-
-@contextmanager
-def _as_problems() -> Iterator[None]:
-    try:
-        yield
-    except ModelSourceError as error:
-        code = error.code if error.code in STATUS_BY_CODE else "inspection_failed"
-        raise ProblemError(code, str(error)) from error

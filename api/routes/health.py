@@ -1,4 +1,4 @@
-"""`/livez`, `/readyz`, `/version`, `/metrics`: for whoever watches the API itself."""
+"""`/livez`, `/readyz`, `/version`, `/metrics`: for whoever watches the API itself. `/api/v1/health`: the cluster's."""
 
 from datetime import datetime
 
@@ -11,12 +11,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 from temporalio.service import RPCError
 
-from api.deps import ContextDep
+from api.deps import AdminDep, ContextDep
+from api.errors import refusals
+from api.schemas.health import Health
 from stoker.domain.naming import CONTROL_QUEUE
 from stoker.temporal import has_pollers
 from stoker.version import VERSION
 
 router = APIRouter(tags=["health"])
+alarms = APIRouter(tags=["health"])
 
 
 @router.get("/livez")
@@ -75,8 +78,19 @@ async def version() -> dict[str, str]:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(context: ContextDep) -> Response:
-    """Prometheus metrics."""
-    return Response(generate_latest(context.registry), media_type=CONTENT_TYPE_LATEST)
+    """Prometheus metrics: what all processes of this server counted, and what they see."""
+    counted = await context.in_thread(context.metrics.text)
+    return Response(counted + generate_latest(context.view_registry), media_type=CONTENT_TYPE_LATEST)
+
+
+@alarms.get("/health", responses=refusals(401, 403, 422, 503))
+async def cluster_health(context: ContextDep, _: AdminDep) -> Health:
+    """Whether the cluster looks after itself, or needs a person.
+
+    It moves what runs on a lost worker, unless so many workers are silent at once that the fault is likelier elsewhere:
+    then nothing is moved, and this says so, until enough of them report again or are removed.
+    """
+    return Health.of_absence(context.absence.current())
 
 
 def _reaches_database(session: Session, _: datetime) -> None:

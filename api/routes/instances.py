@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 from sqlmodel import Session
 
+from api.agents import WAY
 from api.deps import AdminDep, AfterDep, ApiContext, ContextDep, InstancePath, LimitDep, WatchDep
 from api.errors import ProblemError, not_found, refusals
 from api.schemas.instances import InstanceRead
@@ -17,6 +18,8 @@ from api.watch import watch_response
 from stoker.domain.base import DEPLOYMENT_NAME_PATTERN
 from stoker.domain.statuses import InstanceStatus, WorkerStatus
 from stoker.domain.workers import Worker
+from stoker.mesh.ways import way_to
+from stoker.mesh.wire import AGENT_SERVICE
 from stoker.secrets import agent_key
 from stoker.storage.instances import Instances
 from stoker.storage.workers import Workers
@@ -44,7 +47,7 @@ async def list_instances(
             found = Instances(session, now).all(deployment=deployment)
             return [(status.instance_id, InstanceRead.of_status(status)) for status in found]
 
-        return watch_response(lambda: context.read(identified))
+        return watch_response(context.stopping, lambda: context.read(identified))
     items = await context.read(
         lambda session, now: Instances(session, now).all(deployment=deployment, after=after, limit=limit + 1)
     )
@@ -91,19 +94,22 @@ async def _asked(
     context: ApiContext, worker: Worker, engine_secret: str, instance_id: str, tail: int, follow: bool
 ) -> httpx.Response:
     """The agent's answer, of which only the headers are read. Raises ProblemError."""
-    host = f"[{worker.address}]" if ":" in worker.address else worker.address
+    way = way_to(worker, worker.agent_port, AGENT_SERVICE)
+    if way is None:
+        raise ProblemError("worker_unreachable", f"{worker.name} has no gateway yet, by which its agent is reached")
     try:
         request = context.agents.build_request(
             "GET",
-            f"http://{host}:{worker.agent_port}/logs/{instance_id}",
+            f"http://agent/logs/{instance_id}",
             params={"tail": tail, "follow": follow},
             headers={"authorization": f"Bearer {agent_key(engine_secret)}"},
             timeout=httpx.Timeout(10.0, read=None if follow else 30.0),
+            extensions={WAY: way},
         )
         upstream = await context.agents.send(request, stream=True)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ProblemError(
-            "worker_unreachable", f"the agent of {worker.name} does not answer for its logs: {error!r}"
+            "worker_unreachable", f"the agent of {worker.name} does not answer for its logs: {error}"
         ) from error
     if upstream.status_code == httpx.codes.OK:
         return upstream

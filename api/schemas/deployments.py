@@ -1,18 +1,31 @@
 """Deployments as REST writes and reads them."""
 
-import re
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
+from api.schemas.devices import parse_device, parse_devices
 from api.schemas.instances import InstanceRead
-from stoker.domain.base import DEPLOYMENT_NAME_HINT, DEPLOYMENT_NAME_PATTERN, DNS_LABEL_PATTERN
-from stoker.domain.deployments import CacheType, DeploymentSpec, EngineOptions, InstanceState, LabelText, Strategy
+from stoker.domain.base import DEPLOYMENT_NAME_HINT, DEPLOYMENT_NAME_PATTERN
+from stoker.domain.deployments import (
+    COMPUTE_CAPABILITY_PATTERN,
+    DEFAULT_QUEUE,
+    MAX_QUEUE,
+    CacheType,
+    DeploymentSpec,
+    EngineOptions,
+    InstanceState,
+    LabelText,
+    Strategy,
+    overcommit_fault,
+    split_fault,
+)
 from stoker.domain.models import ModelSource, SourceKind
 from stoker.domain.statuses import DeploymentStatus, InstanceStatus
 
-_DEVICE = re.compile(rf"{DNS_LABEL_PATTERN[1:-1]}/[A-Za-z0-9._-]{{1,63}}")
+_CLEARED_BY_NULL = ("gpu_layers", "min_compute_capability")
+"""Fields of a change for which null is a value: Stoker's own choice."""
 
 
 class OptionsWrite(BaseModel):
@@ -61,8 +74,7 @@ class _Spec(BaseModel):
     @classmethod
     def _are_devices(cls, value: list[str]) -> list[str]:
         for text in value:
-            if not _DEVICE.fullmatch(text):
-                raise ValueError(f"{text!r} is no device: write WORKER/DEVICE, as in box-1/gpu0")
+            parse_device(text)
         return value
 
 
@@ -81,9 +93,53 @@ class DeploymentCreate(_Spec):
     options: OptionsWrite = OptionsWrite()
     strategy: Strategy = Strategy.SPREAD
     worker_selector: dict[LabelText, LabelText] = Field(default_factory=dict, description="What a worker must have.")
-    devices: list[str] = Field(default_factory=list, description="The only devices that may be used; empty: any.")
-    cpu_offload: bool = Field(default=False, description="Whether a host with GPUs may use its CPU.")
+    devices: list[str] = Field(
+        default_factory=list,
+        description="The only devices that may be used, as WORKER:KIND:INDEX (box-1:cuda:0) or WORKER/DEVICE; "
+        "empty: any.",
+    )
+    distributed: bool = Field(default=True, description="Whether several workers may share the model over RPC.")
+    cpu_offload: bool = Field(
+        default=False, description="Whether CPUs may compute layers; where there is no GPU they may anyway."
+    )
+    gpu_layers: int | None = Field(
+        default=None,
+        ge=0,
+        description="So many of the model's last layers go on devices, the output layer counted; null: all that fit.",
+    )
+    tensor_split: list[Annotated[int, Field(ge=1)]] = Field(
+        default_factory=list, description="Layers of each device, in order; their sum is `gpu_layers`. Empty: Stoker's."
+    )
+    min_compute_capability: str | None = Field(
+        default=None, pattern=COMPUTE_CAPABILITY_PATTERN, description="NVIDIA devices must have it, like 8.0."
+    )
+    overcommit: bool = Field(
+        default=False, description="Whether the `devices` named are used even where their memory does not suffice."
+    )
     priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is served first when room is short.")
+    queue: int = Field(
+        default=DEFAULT_QUEUE,
+        ge=0,
+        le=MAX_QUEUE,
+        description="Requests that may wait while all slots of its running instances are taken; more get 429.",
+    )
+
+    @field_validator("tensor_split")
+    @classmethod
+    def _can_be_followed(cls, value: list[int], info: ValidationInfo) -> list[int]:
+        fault = split_fault(value, info.data.get("gpu_layers"), parse_devices(info.data.get("devices") or ()))
+        if fault:
+            raise ValueError(fault)
+        return value
+
+    @field_validator("overcommit")
+    @classmethod
+    def _is_chosen(cls, value: bool, info: ValidationInfo) -> bool:
+        # Devices that are wrong themselves are not in the data, and refused already.
+        fault = overcommit_fault(value, parse_devices(info.data["devices"])) if "devices" in info.data else ""
+        if fault:
+            raise ValueError(fault)
+        return value
 
     def spec(self) -> DeploymentSpec:
         """The same, as the domain says it."""
@@ -94,9 +150,15 @@ class DeploymentCreate(_Spec):
             options=EngineOptions(**self.options.model_dump()),
             strategy=self.strategy,
             worker_selector=self.worker_selector,
-            devices=tuple((text.split("/")[0], text.split("/")[1]) for text in self.devices),
+            devices=parse_devices(self.devices),
+            distributed=self.distributed,
             cpu_offload=self.cpu_offload,
+            gpu_layers=self.gpu_layers,
+            tensor_split=tuple(self.tensor_split),
+            min_compute_capability=self.min_compute_capability,
+            overcommit=self.overcommit,
             priority=self.priority,
+            queue=self.queue,
         )
 
     @classmethod
@@ -119,13 +181,21 @@ class DeploymentUpdate(_Spec):
     strategy: Strategy | None = None
     worker_selector: dict[LabelText, LabelText] | None = None
     devices: list[str] | None = None
+    distributed: bool | None = None
     cpu_offload: bool | None = None
+    gpu_layers: int | None = Field(default=None, ge=0, description="null: all that fit, again.")
+    tensor_split: list[Annotated[int, Field(ge=1)]] | None = None
+    min_compute_capability: str | None = Field(
+        default=None, pattern=COMPUTE_CAPABILITY_PATTERN, description="null: any that is supported, again."
+    )
+    overcommit: bool | None = None
     priority: int | None = Field(default=None, ge=-1000, le=1000)
+    queue: int | None = Field(default=None, ge=0, le=MAX_QUEUE)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _not_null(cls, value: Any) -> Any:
-        if value is None:
+    def _not_null(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None and info.field_name not in _CLEARED_BY_NULL:
             raise ValueError("leave a field out to keep it; null is no value for it")
         return value
 

@@ -5,50 +5,21 @@ from typing import Self
 
 from pydantic import BaseModel, Field
 
-from api.schemas.memory import EstimateRead, MemoryComparisonRead
+from api.schemas.memory import MemoryComparisonRead
+from api.schemas.reasons import PendingRead, PlacementRead
 from stoker.domain.deployments import InstanceState
+from stoker.domain.links import WorkerLink
 from stoker.domain.measured_memory import compare_memory
 from stoker.domain.naming import instance_workflow_id
 from stoker.domain.statuses import InstanceStatus
 
 
-class ShareRead(BaseModel):
-    """What one device holds for the instance."""
+class FileProgressRead(BaseModel):
+    """How far one file of a download has come, in bytes."""
 
-    device: str
-    kind: str
-    layers: int
-    claimed_bytes: int
-
-
-class PlacementRead(BaseModel):
-    """Where the instance is, and why there."""
-
-    worker: str
-    shares: list[ShareRead]
-    claimed_bytes: int
-    estimate: EstimateRead
-    reason: str
-
-
-class RejectionRead(BaseModel):
-    """Why one worker or device was refused."""
-
-    rule: str
-    worker: str
-    device: str
-    message: str
-    needed_bytes: int
-    available_bytes: int
-    short_bytes: int
-
-
-class PendingRead(BaseModel):
-    """Why the instance waits, and what would let it start."""
-
-    summary: str
-    rejections: list[RejectionRead]
-    suggestions: list[str]
+    path: str
+    done: int
+    total: int
 
 
 class ProgressRead(BaseModel):
@@ -58,6 +29,23 @@ class ProgressRead(BaseModel):
     total: int
     fraction: float
     bytes_per_second: float
+    files: list[FileProgressRead] = Field(default=[], description="Of a download: each of the model's files.")
+
+
+class LinkRead(BaseModel):
+    """The way from the main server's worker to one that lends it devices, as it was before the last start."""
+
+    worker: str = Field(description="Where the main server runs.")
+    peer: str = Field(description="Who lends it devices.")
+    round_trip_seconds: float
+    bytes_per_second: int
+    problem: str = Field(description="Why it cannot be used; empty: it can.")
+    checked_at: datetime
+
+    @classmethod
+    def of(cls, link: WorkerLink) -> Self:
+        """What the check found."""
+        return cls(**link.model_dump())
 
 
 class InstanceRead(BaseModel):
@@ -75,6 +63,10 @@ class InstanceRead(BaseModel):
     pid: int | None
     load_seconds: float | None
     memory: list[MemoryComparisonRead] = Field(description="Estimate beside measurement: its devices, then its host.")
+    links: list[LinkRead] = Field(description="Between its workers, where there are several.")
+    avoids: list[str] = Field(
+        description="Workers that failed it of late: used only where nothing else fits, until it has run elsewhere."
+    )
     workflow_id: str
     created_at: datetime
     state_since: datetime
@@ -90,47 +82,35 @@ class InstanceRead(BaseModel):
             incarnation=status.incarnation,
             state=status.state,
             message=status.message,
-            placement=PlacementRead(
-                worker=placement.worker,
-                shares=[
-                    ShareRead(device=s.device, kind=s.kind, layers=s.layers, claimed_bytes=s.claim)
-                    for s in placement.shares
-                ],
-                claimed_bytes=placement.claimed,
-                estimate=EstimateRead.of(placement.estimate),
-                reason=placement.reason,
-            )
-            if placement
-            else None,
-            pending=PendingRead(
-                summary=why.summary,
-                rejections=[
-                    RejectionRead(
-                        rule=r.rule,
-                        worker=r.worker,
-                        device=r.device,
-                        message=r.message,
-                        needed_bytes=r.needed,
-                        available_bytes=r.available,
-                        short_bytes=r.short,
-                    )
-                    for r in why.rejections
-                ],
-                suggestions=list(why.suggestions),
-            )
-            if why
-            else None,
+            placement=PlacementRead.of(placement) if placement else None,
+            pending=PendingRead.of(why) if why else None,
             progress=ProgressRead(
-                done=progress.done, total=progress.total, fraction=progress.fraction, bytes_per_second=progress.rate
+                done=progress.done,
+                total=progress.total,
+                fraction=progress.fraction,
+                bytes_per_second=progress.rate,
+                files=[FileProgressRead(**file.model_dump()) for file in progress.files],
             )
             if progress
             else None,
             pid=status.pid or None,
             load_seconds=status.load_seconds or None,
-            memory=[MemoryComparisonRead.of(one) for one in compare_memory(placement, status.memory)]
-            if placement
-            else [],
+            memory=_memory(status),
+            links=[LinkRead.of(link) for link in status.links],
+            avoids=list(status.avoids),
             workflow_id=instance_workflow_id(status.instance_id),
             created_at=status.created_at,
             state_since=status.state_since,
         )
+
+
+def _memory(status: InstanceStatus) -> list[MemoryComparisonRead]:
+    """Of several workers' devices, each is named with its worker: all of them may have a gpu0."""
+    placement = status.placement
+    if placement is None:
+        return []
+    compared = [MemoryComparisonRead.of(one) for one in compare_memory(placement, status.memory)]
+    if len(placement.workers) > 1:
+        for one, share in zip(compared, placement.offloaded, strict=False):  # the last is the host's
+            one.device = f"{placement.worker_of(share)}/{share.device}"
+    return compared

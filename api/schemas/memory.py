@@ -34,6 +34,7 @@ class EstimatedDeviceRead(BaseModel):
 class EstimatedHostRead(BaseModel):
     """What the host's RAM was estimated to need, in bytes."""
 
+    layers: int = Field(description="Those on no device; where none is, the output layer is counted, too.")
     weights_bytes: int
     cache_bytes: int
     compute_bytes: int
@@ -45,6 +46,7 @@ class EstimatedHostRead(BaseModel):
     def of(cls, memory: HostMemory) -> Self:
         """Part by part."""
         return cls(
+            layers=memory.layers,
             weights_bytes=memory.weights,
             cache_bytes=memory.cache,
             compute_bytes=memory.compute,

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Self
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from stoker.domain.claims import Snapshot
 from stoker.domain.statuses import WorkerStatus
@@ -16,6 +16,8 @@ class DeviceRead(BaseModel):
     id: str
     kind: DeviceKind
     name: str
+    compute_capability: str = Field(description="NVIDIA's, like 8.9; empty: another make, or not known.")
+    unified: bool = Field(description="Its memory is the host's RAM.")
     total_bytes: int
     reserve_bytes: int
     claimed_bytes: int
@@ -42,6 +44,9 @@ class WorkerRead(BaseModel):
     agent_version: str
     engine: EngineRead | None
     devices: list[DeviceRead]
+    serves_rpc: bool = Field(description="Whether it can lend its devices to another worker's main server.")
+    holds: list[str] = Field(description="Models from a hub whose files lie there whole.")
+    instances: list[str] = Field(description="Those that hold something of it, by id.")
     joined_at: datetime
     seen_at: datetime
 
@@ -63,6 +68,8 @@ class WorkerRead(BaseModel):
                     id=device.id,
                     kind=device.kind,
                     name=device.name,
+                    compute_capability=device.compute_capability,
+                    unified=device.unified,
                     total_bytes=device.total,
                     reserve_bytes=device.reserve,
                     claimed_bytes=snapshot.claimed_on(worker, device),
@@ -71,6 +78,17 @@ class WorkerRead(BaseModel):
                 )
                 for device in worker.devices
             ],
+            serves_rpc=worker.serves_rpc,
+            holds=list(worker.holds),
+            instances=sorted({claim.instance_id for claim in status.claims}),
             joined_at=status.joined_at,
             seen_at=status.seen_at,
         )
+
+
+class WorkerRemoved(BaseModel):
+    """A worker that is no more."""
+
+    name: str
+    instances: list[str] = Field(description="Those that held something of it, and go on elsewhere.")
+    certificates_revoked: int

@@ -74,6 +74,16 @@ class StokerClient:
             trust_env=not access.is_local,  # a proxy of the environment must not be asked for this machine
         )
 
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return self._access.url
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the server is on this machine."""
+        return self._access.is_local
+
     async def __aenter__(self) -> Self:
         return self
 

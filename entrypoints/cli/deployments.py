@@ -1,6 +1,6 @@
 """`stoker deploy | ps | scale | rm`."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,60 +11,25 @@ from entrypoints.cli.flags import (
     TimeoutOption,
     WatchOption,
     asynchronous,
-    pairs,
 )
+from entrypoints.cli.spec_flags import FIELD_NAMES, SpecFlags, takes_spec_flags
 
 if TYPE_CHECKING:
     from api.schemas.deployments import DeploymentRead
     from entrypoints.cli.client import StokerClient
     from entrypoints.cli.waiting import Goal
 
-_FIELD_NAMES = {
-    "name": "NAME",
-    "model": "--model",
-    "replicas": "--replicas",
-    "options.context_length": "--context",
-    "options.slots": "--slots",
-    "options.cache_type": "--cache-type",
-    "options.cache_type_v": "--cache-type-v",
-    "options.flash_attention": "--flash-attn",
-    "options.kv_unified": "--kv-unified",
-    "options.embeddings": "--embeddings",
-    "strategy": "--strategy",
-    "worker_selector": "--selector",
-    "devices": "--device",
-    "cpu_offload": "--cpu-offload",
-    "priority": "--priority",
-}
-
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The deployment's name.")]
-CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
-Strategy = Literal["spread", "binpack"]
 
 
 @asynchronous
+@takes_spec_flags
 async def deploy(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What clients call the model: a DNS label.")],
     model: Annotated[
         str, typer.Option("--model", "-m", metavar="SOURCE", help="hf:ORG/REPO[:QUANT|/FILE.gguf] or file:/path.gguf")
     ],
-    replicas: Annotated[int | None, typer.Option(help="Instances wanted.")] = None,
-    context: Annotated[int | None, typer.Option(help="Tokens a request may use.")] = None,
-    slots: Annotated[int | None, typer.Option(help="Requests that an instance answers at once.")] = None,
-    cache_type: Annotated[CacheType | None, typer.Option(help="Element type of the KV cache.")] = None,
-    cache_type_v: Annotated[CacheType | None, typer.Option(help="Of its values, where they differ from keys.")] = None,
-    flash_attn: Annotated[bool | None, typer.Option(help="Whether attention is computed piece by piece.")] = None,
-    kv_unified: Annotated[bool, typer.Option("--kv-unified", help="All requests share one KV cache.")] = False,
-    strategy: Annotated[Strategy | None, typer.Option(help="The emptiest device first, or the fullest.")] = None,
-    selector: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label that workers must have. Repeatable.")
-    ] = None,
-    device: Annotated[
-        list[str] | None, typer.Option(metavar="WORKER/DEVICE", help="Only there, like box-1/gpu0. Repeatable.")
-    ] = None,
-    priority: Annotated[int | None, typer.Option(help="Higher is served first when room is short.")] = None,
-    cpu_offload: Annotated[bool, typer.Option("--cpu-offload", help="A host with GPUs may use its CPU.")] = False,
-    embeddings: Annotated[bool, typer.Option("--embeddings", help="Serve embeddings instead of text.")] = False,
+    flags: SpecFlags,
     wait: Annotated[bool, typer.Option(help="Wait until it runs.")] = True,
     timeout: TimeoutOption = 3600,
     output: OutputOption = "table",
@@ -79,26 +44,7 @@ async def deploy(
     from entrypoints.cli.refusals import RefusedError
     from entrypoints.cli.waiting import Goal
 
-    options = {
-        "context_length": context,
-        "slots": slots,
-        "cache_type": cache_type,
-        "cache_type_v": cache_type_v,
-        "flash_attention": flash_attn,
-        "kv_unified": kv_unified or None,
-        "embeddings": embeddings or None,
-    }
-    wanted: dict[str, Any] = {
-        "name": name,
-        "model": model,
-        "replicas": replicas,
-        "options": _given(options) or None,
-        "strategy": strategy,
-        "worker_selector": pairs("--selector", selector or ()) or None,
-        "devices": device or None,
-        "cpu_offload": cpu_offload or None,
-        "priority": priority,
-    }
+    wanted = {"name": name, "model": model, **flags.body()}
     async with connect(server) as client:
         try:
             before = read_as(DeploymentRead, await client.get(path("deployments", name)))
@@ -106,7 +52,7 @@ async def deploy(
             if error.status not in (404, 422):  # a name that is none is refused below, by its field
                 raise
             before = None
-        answer = await client.call("POST", path("deployments"), _given(wanted), field_names=_FIELD_NAMES)
+        answer = await client.call("POST", path("deployments"), wanted, field_names=FIELD_NAMES)
         after = read_as(DeploymentRead, answer)
         typer.echo(f"{name}: {_what_changed(before, after)}", err=True)
         goal = Goal(generation=after.generation, replicas=after.replicas)
@@ -215,8 +161,3 @@ def _what_changed(before: "DeploymentRead | None", after: "DeploymentRead") -> s
     if before.generation == after.generation:
         return "is as asked for already"
     return f"changed, now generation {after.generation}"
-
-
-def _given(fields: dict[str, Any]) -> dict[str, Any]:
-    """Without what was not given: its default is the server's to know."""
-    return {name: value for name, value in fields.items() if value is not None}

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from entrypoints.cli.deployments import CacheType
 from entrypoints.cli.errors import CliError, ExitCode
 from entrypoints.cli.flags import OutputOption, ServerOption, asynchronous
+from entrypoints.cli.spec_flags import CacheType, layers_of
 
 if TYPE_CHECKING:
     from api.schemas.estimates import EstimateCreate, MemoryEstimateRead
@@ -96,7 +96,7 @@ async def estimate(
         "model": _written_out(source),
         "options": _given(options) or None,
         "devices": devices,
-        "split": _layers(split),
+        "split": layers_of("--split", split),
         "projector": _written_out(mmproj) if mmproj is not None else None,
         "draft": _written_out(draft) if draft is not None else None,
     }
@@ -121,15 +121,6 @@ def _written_out(source: str) -> str:
     if not source or source.startswith(("hf:", "file:", "https:", "http:")):
         return source
     return f"file:{os.path.normpath(Path(source).expanduser().absolute())}"
-
-
-def _layers(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdecimal() and len(part) < 7 for part in parts):
-        raise CliError(f"--split {text!r}: write the layers of each device, like 16,15", code=ExitCode.USAGE)
-    return [int(part) for part in parts]
 
 
 def _question(wanted: dict[str, Any]) -> "EstimateCreate":

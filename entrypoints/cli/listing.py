@@ -16,14 +16,14 @@ View = Callable[[Sequence[Any]], Table]
 
 
 async def show_listing(
-    client: StokerClient, kind: str, key: str, view: View, *, watch: bool, output: OutputFormat
+    client: StokerClient, kind: str, key: str, view: View, *, watch: bool, output: OutputFormat, **query: str
 ) -> None:
-    """Prints all of `kind`, whose id is the field `key`. With `watch` until Ctrl-C.
+    """Prints all of `kind` that `query` asks for, whose id is the field `key`. With `watch` until Ctrl-C.
 
     A watch is a table that is kept current on a terminal; elsewhere each change is printed by itself.
     """
     if not watch:
-        items = await client.all(path(kind))
+        items = await client.all(path(kind), **query)
         if output == "table":
             show(view(items))
         else:
@@ -34,7 +34,7 @@ async def show_listing(
     redrawn = output == "table" and screen.is_terminal
     live = Live(view([]), console=screen, auto_refresh=False) if redrawn else None
     with live or nullcontext():
-        async with aclosing(client.watch(path(kind))) as changes:
+        async with aclosing(client.watch(path(kind), **query)) as changes:
             async for change in changes:
                 if change.kind == "connected":
                     found.clear()

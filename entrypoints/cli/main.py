@@ -7,12 +7,26 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from entrypoints.cli import chat, deployments, engine, estimating, explaining, instance_logs, keys, processes, workers
+from entrypoints.cli import (
+    chat,
+    deployments,
+    engine,
+    estimating,
+    explaining,
+    files,
+    instance_logs,
+    keys,
+    processes,
+    routes,
+    simulating,
+    usage,
+    workers,
+)
 from entrypoints.cli.errors import CliError, ExitCode
 
 _SECTIONS = {
-    "Models": ("estimate", "deploy", "ps", "describe", "why", "scale", "rm", "logs", "chat"),
-    "The cluster": ("workers", "keys"),
+    "Models": ("estimate", "simulate", "deploy", "ps", "describe", "why", "scale", "rm", "logs", "chat"),
+    "The cluster": ("workers", "files", "routes", "keys", "usage"),
     "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate"),
 }
 
@@ -63,7 +77,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (estimating, deployments, explaining, instance_logs, chat, workers, keys, processes, engine):
+for module in (
+    estimating,
+    simulating,
+    deployments,
+    explaining,
+    instance_logs,
+    chat,
+    workers,
+    files,
+    routes,
+    keys,
+    usage,
+    processes,
+    engine,
+):
     module.register(app)
 
 

@@ -14,6 +14,8 @@ import typer
 
 from entrypoints.cli.errors import CliError, ExitCode
 from entrypoints.cli.flags import pairs
+from entrypoints.cli.join_token_file import token_from
+from entrypoints.inherited import LISTENER_FLAG, PARENT_FLAG
 
 if TYPE_CHECKING:
     from stoker.settings import Settings
@@ -96,17 +98,41 @@ def up(
 
 
 def server(
-    host: HostOption = None, port: PortOption = None, data_dir: DataDirOption = None, log_level: LogLevelOption = None
+    host: HostOption = None,
+    port: PortOption = None,
+    processes: Annotated[int | None, typer.Option("--processes", help="So many processes share the port.")] = None,
+    data_dir: DataDirOption = None,
+    log_level: LogLevelOption = None,
+    listener: Annotated[int | None, typer.Option(LISTENER_FLAG, hidden=True)] = None,
+    parent: Annotated[int | None, typer.Option(PARENT_FLAG, hidden=True)] = None,
 ) -> None:
-    """Run the API and the OpenAI endpoint."""
-    settings = _settings("api", {"api.host": host, "api.port": port, "data_dir": data_dir, "log_level": log_level})
+    """Run the API and the OpenAI endpoint.
+
+    SIGHUP replaces its processes one after the other, by the program as it is installed then; nobody is refused
+    meanwhile, and answers under way go on.
+    """
+    flags = {"api.host": host, "api.port": port, "api.processes": processes}
+    settings = _settings("api", {**flags, "data_dir": data_dir, "log_level": log_level})
     _check_database(settings)
     _check_secret(settings)
 
-    from entrypoints.server import PortTakenError, run_server
+    if listener is None or parent is None:
+        from entrypoints.server import PortTakenError, run_server, server_command
+
+        raise typer.Exit(_run(run_server(settings, server_command(sys.argv[1:])), PortTakenError))
+
+    from api.limits.counter_file import CounterError
+    from entrypoints.inherited import Inherited
+    from entrypoints.server_process import run_server_process
+    from stoker.storage.authority import AuthoritySealedError
 
     with _database_errors():
-        _run(run_server(settings), PortTakenError, fast_loop=True)
+        _run(
+            run_server_process(settings, Inherited(listener, parent)),
+            AuthoritySealedError,
+            CounterError,
+            fast_loop=True,
+        )
 
 
 def control_plane(data_dir: DataDirOption = None, log_level: LogLevelOption = None) -> None:
@@ -123,7 +149,14 @@ def control_plane(data_dir: DataDirOption = None, log_level: LogLevelOption = No
 def worker(
     server: Annotated[str | None, typer.Option("--server", metavar="URL", help="The API to join.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="This worker's name; else the host's.")] = None,
-    address: Annotated[str | None, typer.Option("--address", help="Where the API reaches this host.")] = None,
+    address: Annotated[str | None, typer.Option("--address", help="Where the others reach this host.")] = None,
+    mesh_port: Annotated[
+        int | None, typer.Option("--mesh-port", help="The one port that they use there; else 8411 or a free one.")
+    ] = None,
+    join_token_file: Annotated[
+        str | None,
+        typer.Option("--join-token-file", metavar="PATH", help="Holds the token to join with; - is standard input."),
+    ] = None,
     offer: OfferOption = None,
     reserve: ReserveOption = None,
     label: LabelOption = None,
@@ -135,7 +168,8 @@ def worker(
 ) -> None:
     """Run the agent of this GPU host.
 
-    The join token comes from STOKER_WORKER__JOIN_TOKEN or from the file named by STOKER_WORKER__JOIN_TOKEN_FILE.
+    `stoker workers token` makes a join token on the server. It may also come from STOKER_WORKER__JOIN_TOKEN, or from
+    the file named by STOKER_WORKER__JOIN_TOKEN_FILE. An agent that has joined before needs none.
     """
     settings = _settings(
         "worker",
@@ -143,6 +177,8 @@ def worker(
             "worker.server": server,
             "worker.name": name,
             "worker.address": address,
+            "worker.mesh_port": mesh_port,
+            "worker.join_token": token_from(join_token_file),
             "worker.offer": offer,
             "worker.reserve": reserve,
             "worker.labels": pairs("--label", label or ()),

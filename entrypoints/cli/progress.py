@@ -42,10 +42,20 @@ def amount(instance: InstanceRead) -> str:
     if instance.state is not InstanceState.DOWNLOADING:
         return f"{progress.fraction:.0%}".replace("%", " %")
     text = f"{format_bytes(progress.done)} of {format_bytes(progress.total)}"
+    if len(progress.files) > 1:
+        text += f", {sum(file.done >= file.total for file in progress.files)} of {len(progress.files)} files"
     if progress.bytes_per_second > 0:
         left = duration((progress.total - progress.done) / progress.bytes_per_second)
         text += f", {format_bytes(int(progress.bytes_per_second))}/s, {left} left"
     return text
+
+
+def file_amounts(instance: InstanceRead) -> list[str]:
+    """Of a download of several files, how far each has come: `Q4/m-00001-of-00005.gguf: 1.2 GiB of 4.58 GiB`."""
+    progress = instance.progress
+    if progress is None or instance.state is not InstanceState.DOWNLOADING or len(progress.files) < 2:
+        return []
+    return [f"{file.path}: {format_bytes(file.done)} of {format_bytes(file.total)}" for file in progress.files]
 
 
 def waits_for(instance: InstanceRead) -> list[str]:
@@ -53,7 +63,7 @@ def waits_for(instance: InstanceRead) -> list[str]:
     if instance.state is not InstanceState.PENDING or instance.pending is None:
         return []
     first = f"{instance.id} waits for room: {instance.pending.summary}"
-    return [first, *(f"  it would fit: {suggestion}" for suggestion in instance.pending.suggestions)]
+    return [first, *(f"  what would help: {suggestion.text}" for suggestion in instance.pending.suggestions)]
 
 
 class _Notes:

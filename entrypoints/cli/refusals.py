@@ -21,7 +21,15 @@ EXIT_CODES = {
 """The exit code that a refusal's code means; FAILED for all others."""
 
 _STATUSES = {401: ExitCode.NOT_ALLOWED, 403: ExitCode.NOT_ALLOWED, 404: ExitCode.NOT_FOUND}
-_LISTED_BY = {"/v1/chat": "ps", "/deployments": "ps", "/instances": "ps", "/workers": "workers", "/keys": "keys"}
+_LISTED_BY = {
+    "/v1/chat": "ps",
+    "/deployments": "ps",
+    "/instances": "ps",
+    "/workers": "workers",
+    "/files": "files",
+    "/join-tokens": "workers tokens",
+    "/keys": "keys",
+}
 _MESSAGE_CHARACTERS = 2000
 
 
@@ -87,10 +95,17 @@ def field_messages(errors: Iterable[Mapping[str, Any]], names: Mapping[str, str]
     """A line a field (`field`, `message`, `value`): what it is called here, what was given, what would be right."""
     messages = []
     for field in errors:
-        name = names.get(field["field"], field["field"])
+        name = _name(field["field"], names)
         given = "" if field.get("value") is None else f" {field['value']!r}"
         messages.append(f"{name}{given}: {field['message']}")
     return messages
+
+
+def _name(field: str, names: Mapping[str, str]) -> str:
+    """Of an item of a list or a table: the whole's, if it has none itself."""
+    parts = field.split(".")
+    known = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((names[name] for name in known if name in names), field)
 
 
 def _hint(access: Access, status: int, kind: str, route: str) -> str:
@@ -102,6 +117,10 @@ def _hint(access: Access, status: int, kind: str, route: str) -> str:
         return "use an admin key: `stoker keys create NAME --role admin` makes one"
     if kind == "generation_conflict":
         return "somebody else changed it meanwhile: look at it with `stoker describe`, then try again"
+    if kind == "worker_in_use":
+        return "`stoker workers drain NAME` moves them first; with --force they are started anew elsewhere"
+    if kind == "file_not_own":
+        return "with --force it goes all the same"
     if kind == "no_worker":
         return "see `stoker workers`"
     if status == 404:

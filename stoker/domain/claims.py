@@ -1,11 +1,11 @@
 """What is claimed on which device, and what that leaves."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
 from stoker.domain.base import Bytes, DeviceId, InstanceId, Value, WorkerName
-from stoker.domain.workers import Device, Worker
+from stoker.domain.workers import Device, DeviceKind, Worker
 
 
 class Claim(Value):
@@ -37,11 +37,8 @@ class Snapshot(Value):
         return self.claimed.get((worker.name, device.id), 0)
 
     def allocatable(self, worker: Worker, device: Device) -> int:
-        """Bytes that can still be claimed: total - reserve - max(claims, what is really in use), never below 0.
-
-        The larger of the two counts, since a claim is often not in use yet, and what is in use is often not claimed.
-        """
-        return max(0, device.total - device.reserve - max(self.claimed_on(worker, device), device.used))
+        """Bytes of `device` that can still be claimed; see `allocatable`."""
+        return allocatable(worker, device, lambda one: self.claimed_on(worker, one))
 
     def plus(self, claims: Iterable[Claim]) -> "Snapshot":
         """The snapshot as it would be with `claims` added."""
@@ -50,3 +47,25 @@ class Snapshot(Value):
             key = (claim.worker, claim.device)
             claimed[key] = claimed.get(key, 0) + claim.size
         return Snapshot(workers=self.workers, claimed=claimed)
+
+
+def allocatable(worker: Worker, device: Device, claimed_on: Callable[[Device], int], *, given_back: float = 0.0) -> int:
+    """Bytes that can still be claimed: total - reserve - max(claims, what is really in use), never below 0.
+
+    The larger of the two counts, since a claim is often not in use yet, and what is in use is often not claimed.
+    Unified memory counts once: claims on such a GPU are claims on its host's RAM too, and neither has more left than
+    the other. `given_back`: as if so much of all claims (0 to 1) were given back, with what is in use by them.
+    """
+
+    def left(device: Device, claimed: int) -> int:
+        back = int(given_back * claimed)
+        used = device.used - min(back, device.used)
+        return device.total - device.reserve - max(claimed - back, used)
+
+    size = left(device, claimed_on(device))
+    if device.unified or device.kind is DeviceKind.CPU:
+        unified = [other for other in worker.devices if other.unified]
+        for ram in worker.devices if unified else ():
+            if ram.kind is DeviceKind.CPU:
+                size = min(size, left(ram, claimed_on(ram) + sum(claimed_on(other) for other in unified)))
+    return max(0, size)

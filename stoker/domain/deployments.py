@@ -1,9 +1,10 @@
 """What an administrator asks for, and the life of the instances that answer it."""
 
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from stoker.domain.base import DeploymentName, DeviceId, Value, WorkerName
 from stoker.domain.models import ModelSource
@@ -53,6 +54,35 @@ class EngineOptions(Value):
 LabelText = Annotated[str, StringConstraints(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$")]
 
 
+COMPUTE_CAPABILITY_PATTERN = r"^[0-9]{1,2}\.[0-9]$"
+COMPUTE_CAPABILITY_HINT = "major and minor number, as in 8.0"
+
+MAX_SPLIT = 15
+"""Devices of one llama-server: llama.cpp's GGML_SCHED_MAX_BACKENDS, less the CPU."""
+
+
+def split_fault(split: Sequence[int], gpu_layers: int | None, devices: Sequence[tuple[WorkerName, DeviceId]]) -> str:
+    """Why a tensor split cannot be followed, whatever the model, and what would be right; empty: it can."""
+    if len(split) > MAX_SPLIT:
+        return f"it names {len(split)} devices, and llama.cpp takes at most {MAX_SPLIT}"
+    if split and gpu_layers is not None and sum(split) != gpu_layers:
+        return f"its sum is {sum(split)} and gpu_layers is {gpu_layers}: make them equal, or leave gpu_layers out"
+    if devices and len(split) > len(devices):
+        return f"it is for {len(split)} devices, and devices names {len(devices)}: name as many"
+    return ""
+
+
+def overcommit_fault(overcommit: bool, devices: Sequence[tuple[WorkerName, DeviceId]]) -> str:
+    """Why memory may not be overcommitted, and what would be right; empty: it may, or is not to be."""
+    if overcommit and not devices:
+        return "only chosen devices are overcommitted: name them in devices, as in box-1:cuda:0"
+    return ""
+
+
+DEFAULT_QUEUE = 128
+MAX_QUEUE = 100_000
+
+
 class DeploymentSpec(Value):
     """What is wanted: a model, how many replicas of it, and where they may go."""
 
@@ -63,12 +93,34 @@ class DeploymentSpec(Value):
     strategy: Strategy = Strategy.SPREAD
     worker_selector: dict[LabelText, LabelText] = Field(default_factory=dict)
     devices: tuple[tuple[WorkerName, DeviceId], ...] = ()  # the only ones that may be used; empty: any
-    cpu_offload: bool = False  # whether a host that has GPUs may use its CPU; a host without GPUs always may
+    cpu_offload: bool = False  # whether CPUs may compute layers; where no GPU could be asked, they may anyway
+    distributed: bool = True  # whether several workers may share the model over RPC
+    gpu_layers: Annotated[int, Field(ge=0)] | None = None  # of the model's last, the output counted; None: Stoker's
+    tensor_split: tuple[Annotated[int, Field(ge=1)], ...] = ()  # layers of each device, in order; empty: Stoker's
+    min_compute_capability: Annotated[str, Field(pattern=COMPUTE_CAPABILITY_PATTERN)] | None = (
+        None  # NVIDIA's, like "8.0"
+    )
+    overcommit: bool = False  # whether the `devices` named here are used even where the memory does not suffice
     priority: Annotated[int, Field(ge=-1000, le=1000)] = 0  # higher is served first when room is short
+    queue: Annotated[int, Field(ge=0, le=MAX_QUEUE)] = (
+        DEFAULT_QUEUE  # requests that may wait for a slot, of all replicas
+    )
+
+    @model_validator(mode="after")
+    def _check_agreement(self) -> Self:
+        faults = {
+            "tensor_split": split_fault(self.tensor_split, self.gpu_layers, self.devices),
+            "overcommit": overcommit_fault(self.overcommit, self.devices),
+        }
+        for field, fault in faults.items():
+            if fault:
+                raise ValueError(f"{field}: {fault}")
+        return self
 
     def same_instances(self, other: "DeploymentSpec") -> bool:
-        """Whether instances made for `other` answer this spec too: only replicas or priority changed."""
-        return self.model_copy(update={"replicas": other.replicas, "priority": other.priority}) == other
+        """Whether instances made for `other` answer this spec too: only replicas, priority or queue changed."""
+        theirs = {"replicas": other.replicas, "priority": other.priority, "queue": other.queue}
+        return self.model_copy(update=theirs) == other
 
 
 class InstanceState(StrEnum):

@@ -1,12 +1,14 @@
 """What a running instance really took, beside what was estimated for it."""
 
+import re
+from collections.abc import Mapping
+
 from pydantic import Field
 
-from stoker.domain.base import Bytes, DeviceId, Value
+from stoker.domain.base import Bytes, DeviceId, Value, WorkerName
 from stoker.domain.estimation.types import DeviceMemory, HostMemory
 from stoker.domain.measurements import Buffers, MemoryMeasurement
-from stoker.domain.placement.types import Placement
-from stoker.domain.workers import DeviceKind
+from stoker.domain.placement.types import DeviceShare, Placement
 
 HOST = "host"
 """Stands for the host's RAM where devices are named."""
@@ -14,8 +16,8 @@ HOST = "host"
 TOLERATED_ERROR = 0.02
 """How far above the estimate the engine may be: the formulae are its own, and more is a mistake in them."""
 
-
 _MAPPED = "CPU_Mapped"  # llama.cpp's name for pages of the model's file
+_REMOTE = re.compile(r"(?P<device>RPC[0-9]{1,3})\[(?P<endpoint>[^]]{1,300})\]")
 
 
 class MeasuredMemory(MemoryMeasurement):
@@ -65,37 +67,76 @@ class MemoryComparison(Value):
 
 
 def compare_memory(placement: Placement, measured: MeasuredMemory | None) -> tuple[MemoryComparison, ...]:
-    """The placement's accelerators in their order, then the host."""
-    offloaded = [share for share in placement.shares if share.kind is not DeviceKind.CPU]
+    """The placement's accelerators in their order, then the host.
+
+    Of a group's lent devices the buffers must bear their worker's name: see `with_workers`.
+    """
     compared = [
         MemoryComparison(
             device=share.device,
             estimated=estimated,
-            measured=_buffers_on(share.engine_name, measured) if measured is not None else None,
-            used=measured.devices_used.get(share.device) if measured is not None else None,
+            measured=_buffers_on(name, measured) if measured is not None else None,
+            used=measured.devices_used.get(share.device)
+            if measured is not None and placement.worker_of(share) == placement.worker
+            else None,
         )
-        for share, estimated in zip(offloaded, placement.estimate.devices, strict=False)  # none in rows from before 0.1
+        for share, name, estimated in zip(
+            placement.offloaded, _buffer_names(placement), placement.estimate.devices, strict=False
+        )  # none in rows from before 0.1
     ]
     host = MemoryComparison(
         device=HOST,
         estimated=placement.estimate.host,
-        measured=_buffers_of_host(measured) if measured is not None else None,
+        measured=_buffers_of_host(measured, placement) if measured is not None else None,
         used=(measured.process_resident or None) if measured is not None else None,
     )
     return (*compared, host)
 
 
-def _buffers_of_host(measured: MeasuredMemory) -> Buffers:
+def with_workers(measured: MeasuredMemory, workers: Mapping[str, WorkerName]) -> MeasuredMemory:
+    """The same with the worker in place of each endpoint: `RPC0[127.0.0.1:4711]` becomes `RPC0[gpu-2]`.
+
+    `workers`: whose RPC server the main server reaches at HOST:PORT. The ports are another's the next time.
+    """
+
+    def named(buffer: str) -> str:
+        match = _REMOTE.fullmatch(buffer)
+        worker = workers.get(match["endpoint"]) if match is not None else None
+        return f"{match['device']}[{worker}]" if match is not None and worker is not None else buffer
+
+    return measured.model_copy(update={"buffers": tuple((named(name), sizes) for name, sizes in measured.buffers)})
+
+
+def _buffer_names(placement: Placement) -> tuple[str, ...]:
+    """What the buffers of each device with layers are called: of a lent one, by its number on its own worker."""
+    seen: dict[WorkerName, int] = {}
+
+    def name(share: DeviceShare) -> str:
+        owner = placement.worker_of(share)
+        if owner == placement.worker:
+            return share.engine_name
+        seen[owner] = seen.get(owner, -1) + 1
+        return f"RPC{seen[owner]}[{owner}]"
+
+    return tuple(map(name, placement.offloaded))
+
+
+def _buffers_of_host(measured: MeasuredMemory, placement: Placement) -> Buffers:
     """All buffers of the host, weights counted once, as they are estimated.
 
     Weights that the CPU's kernels want in another order are copied (`CPU_REPACK`, `AMX`). The file's mapped pages of
-    the same weights are cache then, which the system takes back when it needs them.
+    the same weights are cache then, which the system takes back when it needs them. So are those of weights that went
+    to devices: llama.cpp maps the file from the first to the last tensor that stays, whatever lies between them. How
+    much does, it does not say: what may, and would be more than was estimated, is taken to.
     """
     weights = {name: buffers.weights for name, buffers in measured.buffers}
     mapped = weights.get(_MAPPED, 0)
     known = {name for name, _ in measured.devices} | {_MAPPED, "CPU"}
     copied = sum(size for name, size in weights.items() if name not in known and not name.endswith("_Host"))
-    return measured.host.model_copy(update={"weights": measured.host.weights - min(mapped, copied)})
+    held = measured.host.weights - min(mapped, copied)
+    elsewhere = min(mapped, sum(buffers.weights for _, buffers in measured.devices))
+    beyond = max(0, held - placement.estimate.host.weights)
+    return measured.host.model_copy(update={"weights": held - min(elsewhere, beyond)})
 
 
 def _buffers_on(engine_name: str, measured: MeasuredMemory) -> Buffers:

@@ -112,6 +112,12 @@ class ModelFiles(Value):
         """Bytes of all files together."""
         return sum(file.size for file in self.files)
 
+    @property
+    def key(self) -> str:
+        """Names these files on any worker: `hf:org/repo@<revision>/<first file>`, or `file:<path>`."""
+        first = self.files[0].path if self.files else ""
+        return f"hf:{self.source.repo}@{self.revision}/{first}" if self.revision else f"file:{first}"
+
 
 def shard_names(first: str) -> tuple[str, ...]:
     """The names of all shards, in order, given the first (`…-00001-of-0000N.gguf`); any other name stands alone.

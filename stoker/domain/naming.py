@@ -11,6 +11,15 @@ CAPACITY_SIGNAL = "capacity"
 READY_SIGNAL = "main_ready"
 """Tells an instance that its main server answers."""
 
+RPC_READY_SIGNAL = "rpc_ready"
+"""Tells an instance that a worker's RPC server waits for its main server."""
+
+LINK_READY_SIGNAL = "link_ready"
+"""Tells an instance that the way from its main server's host to its RPC servers is open."""
+
+WORKER_LOST_SIGNAL = "worker_lost"
+"""Tells an instance that a worker which it uses was silent for so long that it must go on elsewhere."""
+
 SEARCH_ATTRIBUTES = ("StokerDeployment", "StokerPhase", "StokerReason", "StokerWorker")
 """Keyword search attributes of our workflows; registered before the first workflow starts."""
 
@@ -33,6 +42,16 @@ def deployment_workflow_id(name: DeploymentName) -> str:
 def instance_workflow_id(instance_id: InstanceId) -> str:
     """The id of an instance's workflow."""
     return f"instance/{instance_id}"
+
+
+def drain_workflow_id(worker: WorkerName) -> str:
+    """The id of the workflow that moves a worker's instances elsewhere."""
+    return f"drain/{worker}"
+
+
+def eviction_workflow_id(worker: WorkerName, unique: str) -> str:
+    """The id of one order to take a model off a worker's disk; `unique` tells it from all others."""
+    return f"eviction/{worker}/{unique}"
 
 
 def inspection_workflow_id(unique: str) -> str:

@@ -22,6 +22,7 @@ class Replica(Value):
     instance_id: InstanceId
     generation: int
     phase: ReplicaPhase = ReplicaPhase.STARTING
+    leaving: bool = False  # its worker is to be free of it: another of the same generation takes its place
 
 
 class Plan(Value):
@@ -42,12 +43,15 @@ def plan(wanted: int, generation: int, replicas: Iterable[Replica]) -> Plan:
     3. One more than wanted may be there while a roll lasts (surge); while a new one waits for room, none is added.
     4. An old one that runs goes for each new one that runs, so that never fewer run than are wanted …
     5. … except where there is no room for the surge: then one old one makes room, one at a time.
+
+    One that leaves its worker is replaced as an old one is, whatever its generation, and goes before those that stay.
     """
     replicas = tuple(replicas)
     live = [replica for replica in replicas if replica.phase is not ReplicaPhase.STOPPING]
-    new = [replica for replica in live if replica.generation == generation]
-    old = [replica for replica in live if replica.generation != generation]
+    new = [replica for replica in live if replica.generation == generation and not replica.leaving]
+    old = [replica for replica in live if replica.generation != generation or replica.leaving]
     old_running = [replica for replica in old if replica.phase is ReplicaPhase.RUNNING]
+    old_running.sort(key=lambda replica: not replica.leaving)
 
     stop = _least_useful(new, len(new) - wanted)  # 1
     stop += [replica for replica in old if replica.phase is not ReplicaPhase.RUNNING]  # 2

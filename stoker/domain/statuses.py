@@ -6,6 +6,7 @@ from stoker.domain.base import Bytes, DeploymentName, DeviceId, InstanceId, Valu
 from stoker.domain.claims import Claim
 from stoker.domain.deployments import DeploymentSpec, InstanceState
 from stoker.domain.gguf import ModelProfile
+from stoker.domain.links import WorkerLink
 from stoker.domain.measured_memory import MeasuredMemory
 from stoker.domain.models import ModelFiles
 from stoker.domain.placement.types import Placement, Unplaceable
@@ -45,12 +46,21 @@ class InstanceProjection(Value):
     memory: MeasuredMemory | None = None  # None until it runs, and where its engine does not tell
 
 
+class FileProgress(Value):
+    """How far one file of a download has come, in bytes."""
+
+    path: str  # inside the repository
+    done: Bytes
+    total: Bytes
+
+
 class Progress(Value):
     """How far a download (bytes) or a load (thousandths) has come."""
 
     done: Bytes = 0
     total: Bytes = 0
     rate: float = 0.0  # bytes a second; 0: unknown
+    files: tuple[FileProgress, ...] = ()  # of a download: each of the model's files, first shard first
 
     @property
     def fraction(self) -> float:
@@ -64,6 +74,8 @@ class InstanceStatus(InstanceProjection):
     placement: Placement | None = None
     unplaceable: Unplaceable | None = None
     progress: Progress | None = None
+    links: tuple[WorkerLink, ...] = ()  # of a group: from its main server's worker to each of its peers, if known
+    avoids: tuple[WorkerName, ...] = ()  # workers that failed it of late: taken only when no other fits
     created_at: datetime
     updated_at: datetime
     state_since: datetime

@@ -1,6 +1,7 @@
-"""Sizes in bytes, written and read the way people write them."""
+"""Sizes in bytes and times in seconds, written and read the way people write them."""
 
 import re
+from decimal import Decimal
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -37,3 +38,36 @@ def format_bytes(count: int) -> str:
         if value >= size:
             return f"{sign}{value / size:.3g} {unit}" if value < 999.5 * size else f"{sign}{value / size:.0f} {unit}"
     return f"{sign}{value} B"
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_DURATION = re.compile(r"^\s*([0-9]{1,9}(?:\.[0-9]+)?)\s*([smhdw])\s*$")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds from `7d`, `12h`, `1.5h`, `30m`, `45s` or `2w`. Raises ValueError naming what would be right."""
+    match = _DURATION.match(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a time: write it like 7d, 12h or 30m")
+    return float(match.group(1)) * _SECONDS[match.group(2)]
+
+
+_COUNTS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "b": 1000**3, "t": 1000**4}
+_COUNT = re.compile(r"^\s*([0-9]{1,16}(?:\.[0-9]{1,15})?)\s*([KkMmGgBbTt]?)\s*$")
+
+
+def parse_count(text: str) -> int:
+    """A number of things from `250`, `100k`, `10M` or `1.5G`. Raises ValueError naming what would be right."""
+    match = _COUNT.match(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a number: write it like 60, 100k or 10M")
+    return int(Decimal(match.group(1)) * _COUNTS[match.group(2).lower()])
+
+
+def format_count(count: int) -> str:
+    """`count` as `parse_count` reads it, exactly: `100k`, `2.5M`, `1234`."""
+    for unit, size in (("G", 1000**3), ("M", 1000**2), ("k", 1000)):
+        if count >= size and count * 100 % size == 0:
+            whole, hundredths = divmod(count * 100 // size, 100)
+            return f"{whole}.{hundredths:02d}".rstrip("0").rstrip(".") + unit
+    return str(count)

@@ -32,6 +32,8 @@ class Device(Value):
     used: Bytes = 0
     uuid: str = ""
     engine_name: str = ""  # what llama.cpp calls it (`CUDA0`); empty for the CPU, which has no --device name
+    compute_capability: str = ""  # NVIDIA's, like "8.9"; empty: not NVIDIA, or its driver did not say
+    unified: bool = False  # its memory is the host's RAM: what is taken of one is taken of both
 
 
 class EngineKind(StrEnum):
@@ -50,10 +52,14 @@ class Engine(Value):
 
 
 class WorkerState(StrEnum):
-    """READY takes new instances; CORDONED keeps what it has; UNREACHABLE has not reported for too long."""
+    """READY takes new instances; CORDONED keeps what it has; DRAINING gives it away, one by one.
+
+    UNREACHABLE has not reported for too long.
+    """
 
     READY = "ready"
     CORDONED = "cordoned"
+    DRAINING = "draining"
     UNREACHABLE = "unreachable"
 
 
@@ -61,13 +67,16 @@ class Worker(Value):
     """A GPU host: what its agent reported, and the state derived from when it last did."""
 
     name: WorkerName
-    address: str = "127.0.0.1"  # where the API reaches this worker's engines
+    address: str = "127.0.0.1"  # where the cluster reaches this host
     labels: dict[str, str] = Field(default_factory=dict)
     devices: tuple[Device, ...] = ()
     engine: Engine | None = None
     state: WorkerState = WorkerState.READY
     os: str = ""
-    agent_port: int = 0  # where the agent answers for logs, at `address`
+    agent_port: int = 0  # where the agent answers for logs, on its own loopback
+    mesh_port: int = 0  # of its gateway, at `address`: the only door for other hosts; 0: it has none
+    serves_rpc: bool = False  # whether its agent can lend its devices to another worker's main server
+    holds: tuple[str, ...] = ()  # keys of the models from a hub whose files lie there whole (`ModelFiles.key`)
     agent_version: str = ""
 
     def device(self, device_id: DeviceId) -> Device | None:

@@ -31,6 +31,7 @@ class Deployments:
         content = projection.model_dump(mode="json")
         if row.projection != content:
             row.projection, row.generation, row.updated_at = content, projection.generation, self._now
+            row.priority = projection.spec.priority
             self._session.add(row)
 
     def remove(self, name: DeploymentName) -> None:

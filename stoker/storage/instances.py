@@ -1,16 +1,44 @@
 """Instances: what their workflows projected, and what the claiming transaction and the agents added."""
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
+from sqlalchemy import ColumnElement, and_, case, func, null
 from sqlmodel import Session, col, select
 
 from stoker.domain.base import DeploymentName, InstanceId, WorkerName
 from stoker.domain.deployments import InstanceState
+from stoker.domain.links import WorkerLink
 from stoker.domain.placement.types import Placement, PlacementRequest, Unplaceable
-from stoker.domain.statuses import DeploymentProjection, InstanceProjection, InstanceStatus, Progress
-from stoker.storage.tables import DeploymentRow, InstanceRow
+from stoker.domain.statuses import InstanceProjection, InstanceStatus, Progress
+from stoker.storage.engine import INSERTS, Insert, JsonText
+from stoker.storage.held import IS_HELD
+from stoker.storage.links import Links
+from stoker.storage.tables import ClaimRow, InstanceRow, table_of
 
 _ON_THE_WAY = (InstanceState.PLACING.value, InstanceState.DOWNLOADING.value, InstanceState.STARTING.value)
+
+_TABLE = table_of(InstanceRow)
+_KEPT = ("id", "deployment", "generation", "load_seconds", "progress", "created_at")
+"""What the decision about a place leaves as it was."""
+
+
+def _placed(insert: Insert) -> Insert:
+    """One statement that keeps a decision, whether the instance's row is there or not."""
+    new, same = (
+        insert.excluded,
+        and_(_TABLE.c.state == insert.excluded.state, _TABLE.c.incarnation == insert.excluded.incarnation),
+    )
+    changed: dict[str, ColumnElement[Any]] = {name: column for name, column in new.items() if name not in _KEPT}
+    changed["state_since"] = case((same, _TABLE.c.state_since), else_=new.state_since)
+    waiting = func.coalesce(_TABLE.c.pending_since, new.pending_since)
+    changed["pending_since"] = case((new.pending_since.is_not(None), waiting), else_=None)
+    return insert.on_conflict_do_update(index_elements=["id"], set_=changed)
+
+
+_PLACED = {dialect: _placed(insert(_TABLE)) for dialect, insert in INSERTS.items()}
 
 
 class Instances:
@@ -33,18 +61,33 @@ class Instances:
 
     def placed(self, request: PlacementRequest, outcome: Placement | Unplaceable) -> None:
         """Keeps the claiming transaction's decision. An instance that found no place is pending from here on."""
-        row = self._row(request.instance_id, request.spec.name, request.generation)
-        if isinstance(outcome, Placement):
-            self._enter(row, InstanceState.PLACING, request.incarnation, outcome.reason)
-            row.placement, row.unplaceable, row.worker = outcome.model_dump(mode="json"), None, outcome.worker
-            row.pending_since = None
-        else:
-            self._enter(row, InstanceState.PENDING, request.incarnation, outcome.summary)
-            row.placement, row.unplaceable, row.worker = None, outcome.model_dump(mode="json"), ""
-            row.pending_since = row.pending_since or self._now
-        row.request = request.model_dump(mode="json")
-        row.port, row.pid, row.memory = 0, 0, None
-        self._session.add(row)
+        asked = request.model_dump_json()
+        found = outcome if isinstance(outcome, Placement) else None
+        refused = outcome if isinstance(outcome, Unplaceable) else None
+        values = {
+            "id": request.instance_id,
+            "deployment": request.spec.name,
+            "generation": request.generation,
+            "incarnation": request.incarnation,
+            "state": (InstanceState.PLACING if found else InstanceState.PENDING).value,
+            "message": found.reason if found else refused.summary if refused else "",
+            "port": 0,
+            "pid": 0,
+            "load_seconds": 0.0,
+            "memory": null(),
+            "worker": found.worker if found else "",
+            "request": JsonText(asked),
+            "request_digest": hashlib.sha256(asked.encode()).hexdigest(),
+            "placement": JsonText(found.model_dump_json()) if found else null(),
+            "unplaceable": JsonText(refused.model_dump_json()) if refused else null(),
+            "progress": null(),
+            "pending_since": self._now if refused else None,
+            "created_at": self._now,
+            "updated_at": self._now,
+            "state_since": self._now,
+        }
+        self._session.execute(_PLACED[self._session.get_bind().dialect.name], values)
+        self._session.expire_all()  # rows that were read before
 
     def _row(self, instance_id: InstanceId, deployment: DeploymentName, generation: int) -> InstanceRow:
         row = self._session.get(InstanceRow, instance_id)
@@ -86,14 +129,7 @@ class Instances:
     def get(self, instance_id: InstanceId) -> InstanceStatus | None:
         """One instance, or None."""
         row = self._session.get(InstanceRow, instance_id)
-        return _status(row) if row else None
-
-    def held_placement(self, instance_id: InstanceId, incarnation: int) -> Placement | None:
-        """The placement that this incarnation was given, or None."""
-        row = self._session.get(InstanceRow, instance_id)
-        if row is None or row.incarnation != incarnation or row.placement is None:
-            return None
-        return Placement.model_validate(row.placement)
+        return self._statuses([row])[0] if row else None
 
     def all(
         self, *, deployment: DeploymentName | None = None, after: str = "", limit: int | None = None
@@ -102,33 +138,29 @@ class Instances:
         query = select(InstanceRow).where(col(InstanceRow.id) > after).order_by(InstanceRow.id).limit(limit)
         if deployment is not None:
             query = query.where(InstanceRow.deployment == deployment)
-        return tuple(_status(row) for row in self._session.exec(query))
+        return self._statuses(self._session.exec(query).all())
 
-    def pending(self) -> tuple[PlacementRequest, ...]:
-        """What waits for room, in the order in which it is to be served: by priority, then by age.
+    def on_worker(self, name: WorkerName) -> tuple[InstanceStatus, ...]:
+        """Instances that hold something of that worker, as their main server's or as a peer's, by id."""
+        holders = select(ClaimRow.instance_id).where(ClaimRow.worker == name, IS_HELD)
+        query = select(InstanceRow).where(col(InstanceRow.id).in_(holders)).order_by(InstanceRow.id)
+        return self._statuses(self._session.exec(query).all())
 
-        The priority is the deployment's of today: it may have changed since the instance began to wait.
-        """
-        query = (
-            select(InstanceRow, DeploymentRow)
-            .join(DeploymentRow, col(DeploymentRow.name) == col(InstanceRow.deployment), isouter=True)
-            .where(InstanceRow.state == InstanceState.PENDING.value)
-            .order_by(col(InstanceRow.pending_since), InstanceRow.id)
-        )
-        waiting = [
-            (PlacementRequest.model_validate(row.request), deployment)
-            for row, deployment in self._session.exec(query)
-            if row.request
-        ]
-        waiting.sort(key=lambda pair: -_priority(*pair))
-        return tuple(request for request, _ in waiting)
-
-
-def _priority(request: PlacementRequest, deployment: DeploymentRow | None) -> int:
-    if deployment is None:
-        return request.spec.priority
-    return DeploymentProjection.model_validate(deployment.projection).spec.priority
+    def _statuses(self, rows: Sequence[InstanceRow]) -> tuple[InstanceStatus, ...]:
+        """The rows, and the ways between the workers of those that are spread over several."""
+        statuses = tuple(_status(row) for row in rows)
+        spread = [one.placement for one in statuses if one.placement is not None and len(one.placement.workers) > 1]
+        known = Links(self._session).of({placement.worker for placement in spread})
+        return tuple(one.model_copy(update={"links": _links(one, known)}) if known else one for one in statuses)
 
 
 def _status(row: InstanceRow) -> InstanceStatus:
-    return InstanceStatus.model_validate({**row.model_dump(), "instance_id": row.id})
+    avoids = row.request.get("avoid", ()) if row.request is not None else ()
+    return InstanceStatus.model_validate({**row.model_dump(), "instance_id": row.id, "avoids": avoids})
+
+
+def _links(status: InstanceStatus, known: Mapping[tuple[WorkerName, WorkerName], WorkerLink]) -> tuple[WorkerLink, ...]:
+    if status.placement is None:
+        return ()
+    main, *peers = status.placement.workers
+    return tuple(known[main, peer] for peer in peers if (main, peer) in known)

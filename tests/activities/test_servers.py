@@ -13,8 +13,8 @@ from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
-from activities import heartbeats, servers
-from activities.ports import MainServerSpec, ProcessKey, ProcessPhase, ProcessStartError, ProcessStatus
+from activities import heartbeats, keeping
+from activities.ports import MainServerSpec, ProcessKey, ProcessPhase, ProcessSpec, ProcessStartError, ProcessStatus
 from activities.servers import ServerActivities
 from activities.types import DrainInput, DrainResult, MainReady, ProcessEnd
 from stoker.domain.measured_memory import MeasuredMemory
@@ -51,9 +51,9 @@ class Supervisor:
         self.drained: list[tuple[ProcessKey, float, float]] = []
         self.watched, self.left = asyncio.Event(), asyncio.Event()
 
-    async def ensure_started(self, server: MainServerSpec) -> ProcessStatus:
+    async def ensure_started(self, spec: ProcessSpec) -> ProcessStatus:
         """As the port says."""
-        assert server == SPEC
+        assert spec == SPEC
         if self.error is not None:
             raise self.error
         return LOADING
@@ -145,7 +145,7 @@ class Attempt:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeats, "BEAT_SECONDS", 0.001)
-    monkeypatch.setattr(servers, "_SIGNAL_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(keeping, "_SIGNAL_RETRY_SECONDS", 0.001)
 
 
 # --- who cancels ------------------------------------------------------------------------------------------------------
@@ -231,7 +231,12 @@ async def test_a_process_that_had_ended_before_is_not_started_again() -> None:
 async def test_one_that_cannot_be_started(retryable: bool) -> None:
     error = ProcessStartError("engine_not_runnable", "llama-server: not found", retryable=retryable)
     end = await Attempt(Supervisor(error=error)).run()
-    assert end == ProcessEnd(cause="could not be started: llama-server: not found", retryable=retryable)
+    assert end == ProcessEnd(
+        cause="could not be started: llama-server: not found",
+        retryable=retryable,
+        code="engine_not_runnable",
+        worker=SPEC.placement.worker,
+    )
 
 
 async def test_heartbeats_show_the_process() -> None:

@@ -18,8 +18,10 @@ from temporalio.client import Client
 
 from api.app import create_app
 from api.deps import ApiContext
+from api.http_protocol import HttpProtocol
 from api.keyring import KeyRing
 from api.route_source import DatabaseRoutes
+from api.usage.recorder import UsageRecorder
 from entrypoints.clock import utc_now
 from stoker.domain.keys import Role
 from stoker.domain.reports import JoinAnswer, WorkerReport
@@ -27,6 +29,7 @@ from stoker.domain.statuses import Progress
 from stoker.domain.workers import Worker
 from stoker.remote_models import RemoteModels, remote_models
 from stoker.secrets import ServerSecret, new_key
+from stoker.storage.authority import cluster_authority
 from stoker.storage.engine import Database
 from stoker.storage.keys import Keys
 from stoker.temporal import connect
@@ -111,18 +114,21 @@ async def serving_api(
     *,
     clock: Callable[[], datetime] = utc_now,
     models: RemoteModels | None = None,
+    recorder: UsageRecorder | None = None,
 ) -> AsyncIterator[Api]:
     """The API on this database, with one admin key. Without `temporal`, Temporal is away; without `models`, the hub."""
     context = ApiContext(
         database=database,
         temporal=temporal or await connect(NOBODY, lazy=True),
         secret=SECRET,
+        authority=cluster_authority(database, SECRET, clock),
         join_token_digest=SECRET.digest(JOIN_TOKEN),
         keyring=KeyRing(database, SECRET, clock),
-        routes=DatabaseRoutes(database, clock),
+        routes=DatabaseRoutes(database),
         registry=CollectorRegistry(),
         models=models or remote_models(None, endpoint=f"http://{NOBODY}"),
         clock=clock,
+        recorder=recorder,
     )
     _, key = add_key(database, Role.ADMIN, "of the tests")
     options: dict[str, Any] = {"timeout": 60.0, "trust_env": False}
@@ -147,7 +153,14 @@ async def listening(app: Any, *, lifespan: Literal["on", "off"] = "off") -> Asyn
 @asynccontextmanager
 async def serving(app: Any, listener: socket.socket, *, lifespan: Literal["on", "off"] = "off") -> AsyncIterator[None]:
     """The same on a listener that is there already."""
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan=lifespan, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app,
+        http=HttpProtocol,
+        log_config=None,
+        access_log=False,
+        lifespan=lifespan,
+        timeout_graceful_shutdown=1,
+    )
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:

@@ -6,12 +6,14 @@ from typing import Any
 
 import httpx
 import pytest
+from temporalio.service import RPCError, RPCStatusCode
 
 from api import deployment_calls
 from api.errors import Problem
 from stoker.domain.deployments import InstanceState
 from stoker.domain.models import ModelSource
 from tests.api.serving import Api
+from tests.builders import make_worker
 from tests.cluster import Cluster
 
 pytestmark = pytest.mark.anyio
@@ -115,6 +117,20 @@ def body_of(model: ModelSource, name: str, **fields: Any) -> dict[str, Any]:
     return {"name": name, "model": str(model), "replicas": 0} | fields
 
 
+async def test_another_queue_takes_the_place_of_the_old_one_and_no_instance_restarts(
+    api: Api, cluster: Cluster, tiny_model: ModelSource
+) -> None:
+    made = await create(api, tiny_model, "queued")
+    assert (made.json()["queue"], made.json()["instances_generation"]) == (128, 1)
+    changed = await api.admin.patch(f"{PATH}/queued", json={"queue": 0})
+    assert (changed.json()["queue"], changed.json()["generation"], changed.json()["instances_generation"]) == (0, 2, 1)
+    assert (await api.context.routes.refresh()).models["queued"].queue == 0
+    for wrong in (-1, 100_001, None):
+        problem = problem_of(await api.admin.patch(f"{PATH}/queued", json={"queue": wrong}), 422, "invalid_request")
+        assert [error.field for error in problem.errors] == ["queue"]
+    await removed(api, cluster, "queued")
+
+
 async def test_a_patch_changes_only_what_it_names(api: Api, cluster: Cluster, tiny_model: ModelSource) -> None:
     options = {"slots": 2, "context_length": 1024, "batch": 256}
     await create(api, tiny_model, "patched", options=options, priority=3)
@@ -140,6 +156,40 @@ async def test_a_patch_changes_only_what_it_names(api: Api, cluster: Cluster, ti
     await removed(api, cluster, "patched")
 
 
+async def test_what_narrows_placement_is_kept_and_cleared(api: Api, cluster: Cluster, tiny_model: ModelSource) -> None:
+    narrow = {
+        "devices": ["w1:cpu:0", "w9:cuda:1", "w1/cpu"],
+        "distributed": False,
+        "cpu_offload": True,
+        "gpu_layers": 3,
+        "tensor_split": [2, 1],
+        "min_compute_capability": "8.0",
+        "overcommit": True,
+    }
+    made = (await create(api, tiny_model, "narrow", **narrow)).json()
+    assert {field: made[field] for field in narrow} == narrow | {"devices": ["w1/cpu", "w9/gpu1"]}
+    clear: dict[str, Any] = {
+        "gpu_layers": None,
+        "tensor_split": [],
+        "min_compute_capability": None,
+        "overcommit": False,
+        "devices": [],
+    }
+    changed = (await api.admin.patch(f"{PATH}/narrow", json=clear)).json()
+    assert {field: changed[field] for field in clear} == clear
+    assert (changed["distributed"], changed["cpu_offload"], changed["generation"]) == (False, True, 2)
+    await removed(api, cluster, "narrow")
+
+
+async def test_a_device_of_another_kind_is_told_by_its_right_name(lone_api: Api) -> None:
+    await lone_api.join(make_worker(name="box-1"))
+    body = {"name": "bad", "model": "hf:org/repo", "devices": ["box-1:rocm:0", "box-1:cpu:0", "box-2:rocm:0"]}
+    problem = problem_of(await lone_api.admin.post(PATH, json=body), 422, "invalid_request")
+    (error,) = problem.errors
+    assert error.field == "devices"
+    assert error.message == "'box-1:rocm:0': gpu0 of box-1 is driven by cuda: write box-1:cuda:0"
+
+
 @pytest.mark.parametrize(
     ("change", "field", "words"),
     [
@@ -152,6 +202,9 @@ async def test_a_patch_changes_only_what_it_names(api: Api, cluster: Cluster, ti
         ({"options": {"cache_type": "q3"}}, "options.cache_type", "'f32', 'f16', 'bf16', 'q8_0', "),
         ({"model": "ftp:/x.gguf"}, "model", "write file:/path/to/model.gguf, hf:ORG/REPO"),
         ({"model": "https://h.test/m.gguf"}, "model", "can only be estimated yet"),
+        ({"tensor_split": None}, "tensor_split", "leave a field out to keep it"),
+        ({"tensor_split": [3], "gpu_layers": 4}, "tensor_split", "its sum is 3 and gpu_layers is 4"),
+        ({"overcommit": True}, "overcommit", "name them in devices"),
     ],
 )
 async def test_a_wrong_patch_names_the_field(
@@ -183,7 +236,22 @@ async def test_a_wrong_patch_names_the_field(
         ({"strategy": "pile"}, "strategy", "pile", "'spread' or 'binpack'"),
         ({"worker_selector": {"bad key!": "x"}}, "worker_selector.bad key!.[key]", "bad key!", "pattern"),
         ({"worker_selector": {"zone": "v" * 64}}, "worker_selector.zone", "v" * 64, "at most 63"),
-        ({"devices": ["gpu0"]}, "devices", None, "write WORKER/DEVICE, as in box-1/gpu0"),
+        ({"devices": ["gpu0"]}, "devices", None, "write WORKER:KIND:INDEX, as in box-1:cuda:0"),
+        ({"devices": ["box-1:tpu:0"]}, "devices", None, "(cuda, rocm, metal, vulkan) or box-1:cpu:0, or WORKER/DEVICE"),
+        ({"devices": ["box-1:cpu:1"]}, "devices", None, "a worker's CPU is one device, box-1:cpu:0"),
+        ({"gpu_layers": -1}, "gpu_layers", -1, "greater than or equal to 0"),
+        ({"tensor_split": [3, 0]}, "tensor_split.1", 0, "greater than or equal to 1"),
+        ({"tensor_split": [1] * 16}, "tensor_split", None, "it names 16 devices, and llama.cpp takes at most 15"),
+        ({"tensor_split": [3, 4], "gpu_layers": 8}, "tensor_split", None, "its sum is 7 and gpu_layers is 8"),
+        (
+            {"tensor_split": [3, 4], "devices": ["box-1:cuda:0"]},
+            "tensor_split",
+            None,
+            "it is for 2 devices, and devices names 1",
+        ),
+        ({"min_compute_capability": "8"}, "min_compute_capability", "8", "write major and minor number, as in 8.0"),
+        ({"overcommit": True}, "overcommit", True, "name them in devices, as in box-1:cuda:0"),
+        ({"distributed": "sometimes"}, "distributed", "sometimes", "valid boolean"),
         ({"devices": ["Box_1/gpu0"]}, "devices", None, "'Box_1/gpu0' is no device"),
         ({"devices": ["box-1/gpu0\n"]}, "devices", None, "is no device"),
         ({"temperature": 0.5}, "temperature", 0.5, "not permitted"),
@@ -332,3 +400,16 @@ async def test_a_control_plane_that_does_not_answer_is_not_waited_for_for_ever(
     monkeypatch.setattr(deployment_calls, "CONTROL_QUEUE", "nobody takes this work")
     problem = problem_of(await create(api, tiny_model, "unheard"), 503, "control_plane_unavailable")
     assert "the control plane has not answered yet" in problem.detail
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RPCError("Workflow was not started: StartDeduped", RPCStatusCode.UNKNOWN, b""), True),
+        (RPCError("workflow execution already completed", RPCStatusCode.NOT_FOUND, b""), True),
+        (RPCError("connection refused", RPCStatusCode.UNAVAILABLE, b""), False),
+        (RuntimeError("StartDeduped"), False),
+    ],
+)
+def test_which_calls_are_sent_anew(error: Exception, lost: bool) -> None:
+    assert deployment_calls.is_start_lost(error) is lost

@@ -1,5 +1,6 @@
 """Every refusal of the management API is a problem+json, whatever went wrong and whoever noticed."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 
@@ -85,6 +86,21 @@ async def _pieces(size: int) -> AsyncIterator[bytes]:
         yield b"x" * 65536
 
 
+@pytest.mark.parametrize(
+    ("path", "allow"),
+    [
+        ("/api/v1/keys", "GET, HEAD, POST"),
+        ("/api/v1/keys/0123456789ab", "DELETE, GET, HEAD, PATCH"),
+        ("/api/v1/workers/w1/cordon", "POST"),
+        ("/livez", "GET, HEAD"),
+    ],
+)
+async def test_a_method_that_is_not_there_is_told_those_that_are(lone_api: Api, path: str, allow: str) -> None:
+    response = await lone_api.admin.request("OPTIONS", path)
+    problem_of(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == allow
+
+
 @pytest.mark.parametrize("announced", [True, False])
 async def test_a_body_without_end_is_refused_before_it_is_kept(lone_api: Api, announced: bool) -> None:
     size = 2 * MAX_BODY_BYTES
@@ -93,6 +109,18 @@ async def test_a_body_without_end_is_refused_before_it_is_kept(lone_api: Api, an
     async with httpx.AsyncClient(base_url=lone_api.url, trust_env=False) as client:  # nobody in particular
         response = await client.post(PATH, content=content, headers=headers)
     problem_of(response, 413, "body_too_large")
+
+
+async def test_a_body_that_never_ends_holds_no_connection(lone_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.middleware.BODY_SECONDS", 0.05)
+    async with asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(lone_api.anyone.base_url.host, lone_api.anyone.base_url.port)
+        writer.write(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{" % PATH.encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"application/problem+json" in head
 
 
 async def test_a_bug_is_a_500_that_says_nothing_of_itself(lone_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +229,7 @@ def test_every_code_has_a_status_that_says_whose_turn_it_is() -> None:
 
 
 async def test_a_key_works_while_the_database_is_away(lone_api: Api, database: Database) -> None:
-    _, key = add_key(database, Role.INFERENCE, "app")
+    _, key = add_key(database, Role.USER, "app")
     await lone_api.context.keyring.refresh()
     with away(database):
         await lone_api.context.keyring.refresh()

@@ -172,7 +172,7 @@ async def test_a_hub_that_is_away(lone_api: Api) -> None:
 
 
 async def test_only_for_administrators(lone_api: Api) -> None:
-    _, key = lone_api.key(Role.INFERENCE)
+    _, key = lone_api.key(Role.USER)
     await lone_api.context.keyring.refresh()
     headers = {"authorization": f"Bearer {key}"}
     problem_of(await lone_api.anyone.post(PATH, json={"model": "hf:a/b"}, headers=headers), 403, "forbidden")

@@ -16,7 +16,7 @@ from entrypoints.clock import utc_now
 from stoker.domain.deployments import InstanceState
 from stoker.domain.measured_memory import MeasuredMemory
 from stoker.domain.models import ModelSource
-from stoker.domain.placement.types import Unplaceable
+from stoker.domain.placement.types import Placement, Unplaceable
 from stoker.domain.statuses import InstanceProjection
 from stoker.domain.units import GIB, MIB
 from stoker.domain.workers import Worker
@@ -28,7 +28,7 @@ from tests.api.serving import Api, listening
 from tests.api.test_deployments import create, problem_of
 from tests.builders import make_request, make_worker
 from tests.cluster import Cluster
-from tests.fakes.api import make_measured, make_placement, make_unplaceable
+from tests.fakes.api import make_group, make_measured, make_placement, make_unplaceable
 from worker_agent.engines import BundledEngine
 from worker_agent.log_server import log_app
 from worker_agent.logs import EngineLogs
@@ -47,9 +47,10 @@ def put(
     *,
     deployment: str = "llama",
     memory: MeasuredMemory | None = None,
+    outcome: Placement | Unplaceable | None = None,
 ) -> None:
     """An instance that runs on `worker`, or waits (None)."""
-    outcome = make_placement(worker.name) if worker else make_unplaceable()
+    outcome = outcome or (make_placement(worker.name) if worker else make_unplaceable())
     with database.write() as session:
         instances = Instances(session, utc_now())
         if worker:
@@ -77,8 +78,9 @@ async def test_an_instance_says_where_it_is_and_what_it_holds(lone_api: Api, dat
     assert body["workflow_id"] == "instance/llama-a"
     placement, expected = body["placement"], make_placement("box-1")
     assert (placement["worker"], placement["claimed_bytes"]) == ("box-1", expected.claimed)
+    assert (placement["workers"], placement["tier"], placement["warning"]) == (["box-1"], "one_device", "")
     assert placement["shares"] == [
-        {"device": "gpu0", "kind": "cuda", "layers": 33, "claimed_bytes": expected.shares[0].claim}
+        {"worker": "box-1", "device": "gpu0", "kind": "cuda", "layers": 33, "claimed_bytes": expected.shares[0].claim}
     ]
     estimate = placement["estimate"]
     assert (estimate["context_length"], estimate["slots"], estimate["caution"]) == (8192, 4, "")
@@ -93,6 +95,7 @@ async def test_an_instance_says_where_it_is_and_what_it_holds(lone_api: Api, dat
         }
     ]
     assert estimate["host"] == {
+        "layers": 0,
         "weights_bytes": 282 * MIB,
         "cache_bytes": 0,
         "compute_bytes": 40 * MIB,
@@ -104,6 +107,20 @@ async def test_an_instance_says_where_it_is_and_what_it_holds(lone_api: Api, dat
     assert parts == [4 * GIB + 282 * MIB, GIB, 340 * MIB, 2 * MIB, 1424 * MIB]
     assert sum(parts) == expected.claimed + GIB
     assert body["pending"] is None
+
+
+async def test_one_over_several_workers_names_the_worker_of_each_device(lone_api: Api, database: Database) -> None:
+    put(database, "llama-g", make_worker(name="box-1"), outcome=make_group())
+    body = (await lone_api.admin.get(f"{PATH}/llama-g")).json()
+    placement = body["placement"]
+    assert (placement["worker"], placement["workers"]) == ("box-1", ["box-1", "box-2"])
+    assert (placement["tier"], placement["warning"]) == ("several_workers", "box-2 may be too slow")
+    assert [(s["worker"], s["device"], s["layers"]) for s in placement["shares"]] == [
+        ("box-1", "gpu0", 17),
+        ("box-2", "gpu0", 16),
+        ("box-1", "cpu", 0),
+    ]
+    assert [one["device"] for one in body["memory"]] == ["box-1/gpu0", "box-2/gpu0", "host"]
 
 
 async def test_what_was_estimated_beside_what_was_measured(lone_api: Api, database: Database) -> None:
@@ -146,7 +163,13 @@ async def test_one_that_waits_says_why(lone_api: Api, database: Database) -> Non
     put(database, "llama-b", None)
     body = (await lone_api.admin.get(f"{PATH}/llama-b")).json()
     assert (body["state"], body["placement"], body["pid"]) == ("pending", None, None)
-    assert body["pending"]["suggestions"] == list(make_unplaceable().suggestions)
+    why = body["pending"]
+    assert why["suggestions"] == [one.model_dump() for one in make_unplaceable().suggestions]
+    assert [(r["rule"], r["tier"], r["short_bytes"]) for r in why["rejections"]] == [
+        ("not_enough_memory", None, 4 * GIB),
+        ("worker_cordoned", None, 0),
+    ]
+    assert (why["tiers"], why["more"], why["reserved"]) == ([], {}, [])
     short, cordoned = body["pending"]["rejections"]
     assert short["short_bytes"] == short["needed_bytes"] - short["available_bytes"] == 4 * 1024**3
     assert (cordoned["rule"], cordoned["short_bytes"]) == ("worker_cordoned", 0)
@@ -265,14 +288,20 @@ async def test_a_wrong_question_for_logs(lone_api: Api, query: dict[str, str]) -
         {"agent_port": 1},  # nobody listens
         {"agent_port": 0},  # it never said
         {"address": "::1", "agent_port": 1},
-        {"address": "no host", "agent_port": 1},
-        {"address": "a/b?c=d#e", "agent_port": 1},
+        {"address": "no host", "agent_port": 1, "mesh_port": 1},
+        {"address": "a/b?c=d#e", "agent_port": 1, "mesh_port": 1},
     ],
 )
 async def test_an_agent_that_does_not_answer(lone_api: Api, database: Database, where: dict[str, Any]) -> None:
     put(database, "llama-away", make_worker(name="box-away", **where))
     response = await lone_api.admin.get(f"{PATH}/llama-away/logs")
     assert "the agent of box-away does not answer" in problem_of(response, 502, "worker_unreachable").detail
+
+
+async def test_an_agent_on_another_host_that_has_no_gateway(lone_api: Api, database: Database) -> None:
+    put(database, "llama-away", make_worker(name="box-away", address="10.0.0.7", agent_port=1, mesh_port=0))
+    response = await lone_api.admin.get(f"{PATH}/llama-away/logs")
+    assert "box-away has no gateway yet" in problem_of(response, 502, "worker_unreachable").detail
 
 
 async def test_an_agent_that_refuses_our_key(lone_api: Api, host: EngineLogs, database: Database) -> None:

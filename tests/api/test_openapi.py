@@ -9,7 +9,7 @@ from tests.api.serving import Api
 pytestmark = pytest.mark.anyio
 
 METHODS = ("get", "post", "put", "patch", "delete")
-OPEN = {"/livez", "/readyz", "/version", "/metrics"}
+OPEN = {"/livez", "/readyz", "/version", "/metrics", "/api/v1/authority"}
 """What needs no key."""
 
 
@@ -34,16 +34,27 @@ async def test_what_there_is(operations: list[tuple[str, str, dict[str, Any]]]) 
         ("get", "/metrics"),
         *((method, "/api/v1/deployments") for method in ("get", "post")),
         ("post", "/api/v1/estimates"),
+        ("post", "/api/v1/placements"),
         *((method, "/api/v1/deployments/{name}") for method in ("get", "patch", "delete")),
         ("get", "/api/v1/instances"),
         ("get", "/api/v1/instances/{instance_id}"),
         ("get", "/api/v1/instances/{instance_id}/logs"),
+        ("get", "/api/v1/health"),
         ("get", "/api/v1/workers"),
-        ("get", "/api/v1/workers/{name}"),
-        ("post", "/api/v1/workers/{name}/join"),
-        ("post", "/api/v1/workers/{name}/report"),
+        *((method, "/api/v1/workers/{name}") for method in ("get", "delete")),
+        *(("post", f"/api/v1/workers/{{name}}/{what}") for what in ("cordon", "uncordon", "drain", "join")),
+        *(("post", f"/api/v1/workers/{{name}}/{what}") for what in ("report", "certificate")),
+        ("get", "/api/v1/files"),
+        ("delete", "/api/v1/files/{worker}/{model}"),
+        ("get", "/api/v1/usage"),
+        ("get", "/api/v1/usage/requests"),
+        ("get", "/api/v1/authority"),
+        *((method, "/api/v1/join-tokens") for method in ("get", "post")),
+        ("delete", "/api/v1/join-tokens/{token_id}"),
         *((method, "/api/v1/keys") for method in ("get", "post")),
-        ("delete", "/api/v1/keys/{key_id}"),
+        *((method, "/api/v1/keys/{key_id}") for method in ("get", "patch", "delete")),
+        ("get", "/api/v1/routes"),
+        *((method, "/api/v1/routes/{name}") for method in ("get", "put", "delete")),
     }
 
 
@@ -96,7 +107,8 @@ async def test_every_operation_that_needs_a_key_refuses_without_one(
     lone_api: Api, operations: list[tuple[str, str, dict[str, Any]]]
 ) -> None:
     for path, method, _ in operations:
-        url = path.format(name="some", instance_id="some-1", key_id="0" * 12)
+        names = {"name": "some", "worker": "some", "model": "hf:some", "instance_id": "some-1"}
+        url = path.format(**names, key_id="0" * 12, token_id="0" * 12)
         body = {"worker": {"name": "some"}} if url.endswith(("join", "report")) else {}
         response = await lone_api.anyone.request(method, url, json=body if method in ("post", "patch") else None)
         expected = 200 if path in OPEN else 401
@@ -105,6 +117,14 @@ async def test_every_operation_that_needs_a_key_refuses_without_one(
 
 async def test_every_field_of_what_is_written_is_described(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
-    for name in ("DeploymentCreate", "DeploymentUpdate", "EstimateCreate", "KeyCreate", "OptionsWrite"):
+    for name in (
+        "DeploymentCreate",
+        "DeploymentUpdate",
+        "EstimateCreate",
+        "JoinTokenCreate",
+        "KeyCreate",
+        "OptionsWrite",
+        "PlacementsCreate",
+    ):
         assert schemas[name]["additionalProperties"] is False, name
         assert schemas[name]["description"], name

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from threading import Event
 
 import httpx
 import pytest
@@ -32,6 +33,7 @@ class Source:
         self.error: Exception | None = None
         self.failed = asyncio.Event()
         self.left = asyncio.Event()
+        self.stopping = Event()
 
     async def read(self) -> list[tuple[str, BaseModel]]:
         """One look."""
@@ -56,7 +58,7 @@ async def served(source: Source) -> AsyncIterator[str]:
 
     @app.get("/", response_model=None)
     async def watch() -> StreamingResponse:
-        return watch_response(source.read)
+        return watch_response(source.stopping, source.read)
 
     async with asyncio.timeout(20), listening(app) as port:
         yield f"http://127.0.0.1:{port}/"
@@ -121,3 +123,13 @@ async def test_nothing_looks_any_more_when_the_client_has_gone() -> None:
             await anext(lines)
             assert not source.left.is_set()
         await source.left.wait()
+
+
+async def test_a_watch_ends_when_its_process_is_to_stop() -> None:
+    source = Source()
+    source.items["a"] = Item(value=1)
+    async with served(source) as url, httpx.AsyncClient() as client, client.stream("GET", url) as response:
+        lines = response.aiter_lines()
+        assert await anext(lines) == "event: added"
+        source.stopping.set()
+        assert [line async for line in lines] == ['data: {"value":1}', ""]

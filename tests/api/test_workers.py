@@ -3,13 +3,14 @@
 import asyncio
 from typing import Any
 
+import httpx
 import pytest
 
 from entrypoints.clock import utc_now
 from stoker.domain.deployments import InstanceState
 from stoker.domain.models import ModelSource
 from stoker.domain.placement.types import Placement
-from stoker.domain.reports import JoinAnswer, ReportAnswer
+from stoker.domain.reports import HeldIncarnation, JoinAnswer, ReportAnswer, WorkerReport
 from stoker.domain.statuses import InstanceProjection, Progress
 from stoker.domain.units import GIB, MIB
 from stoker.domain.workers import DeviceKind, Engine, EngineKind, Worker
@@ -18,7 +19,7 @@ from stoker.storage.engine import Database
 from stoker.storage.instances import Instances
 from stoker.storage.workers import Workers
 from tests.api.serving import JOIN_TOKEN, Api
-from tests.api.test_deployments import create, problem_of
+from tests.api.test_deployments import create, problem_of, removed
 from tests.builders import make_device, make_request, make_spec, make_worker
 from tests.cluster import Cluster, eventually_async
 from tests.workflows.conftest import cpu_host
@@ -162,6 +163,53 @@ async def test_the_answer_says_what_may_run(lone_api: Api) -> None:
     assert held(await lone_api.report(worker)) == [("held-1", 1)]
 
 
+async def test_what_is_ending_is_free_when_the_worker_says_that_it_is_gone(lone_api: Api) -> None:
+    worker = make_worker(name="box-ending")
+    await lone_api.join(worker)
+    await claimed(lone_api, "ending-1", "box-ending")
+    await claimed(lone_api, "ending-2", "box-ending")
+    whole = claimed_bytes(await shown(lone_api, "box-ending"))["gpu0"]
+    await asyncio.to_thread(lone_api.context.ledger.release, "ending-1", 1, ["box-ending"])
+    first, second = (HeldIncarnation(instance_id=f"ending-{number}", incarnation=1) for number in (1, 2))
+
+    async def report(answered: int | None, *running: HeldIncarnation, settled: bool = True) -> ReportAnswer:
+        told = WorkerReport(worker=worker, running=running, answered=answered, settled=settled)
+        response = await lone_api.anyone.post(
+            f"{PATH}/box-ending/report",
+            content=told.model_dump_json(),
+            headers={
+                "authorization": f"Bearer {lone_api.credentials['box-ending']}",
+                "content-type": "application/json",
+            },
+        )
+        return ReportAnswer.model_validate_json(response.raise_for_status().content)
+
+    answer = await report(None)
+    assert answer.held == (second,)
+    assert (await report(answer.version - 1)).version == answer.version, "an old report changes nothing"
+    assert (await report(answer.version, first, second)).version == answer.version, "it still runs"
+    assert claimed_bytes(await shown(lone_api, "box-ending"))["gpu0"] == whole
+    await report(answer.version, second, settled=False)
+    assert claimed_bytes(await shown(lone_api, "box-ending"))["gpu0"] == whole // 2
+    changed = await report(answer.version)
+    assert changed.version > answer.version
+    assert changed.held == (second,)
+
+
+async def test_one_that_has_yet_to_end_what_is_not_its_own_is_not_there(lone_api: Api, database: Database) -> None:
+    worker = make_worker(name="box-unsettled")
+    await lone_api.join(worker)
+    with database.write() as session:
+        Workers(session, utc_now().replace(year=2020)).report(worker)
+    for settled, state in ((False, "unreachable"), (True, "ready")):
+        report = WorkerReport(worker=worker, settled=settled)
+        headers = {"authorization": f"Bearer {lone_api.credentials['box-unsettled']}"}
+        sent = report.model_dump(mode="json")
+        response = await lone_api.anyone.post(f"{PATH}/box-unsettled/report", json=sent, headers=headers)
+        assert held(response) == []
+        assert (await shown(lone_api, "box-unsettled"))["state"] == state
+
+
 async def test_devices_that_vanish_take_no_claims_with_them(lone_api: Api) -> None:
     worker = make_worker(name="box-bare")
     await lone_api.join(worker)
@@ -195,7 +243,7 @@ async def test_progress_is_shown_while_an_instance_is_under_way_and_no_longer(
 
     moved(InstanceState.DOWNLOADING)
     await lone_api.report(worker, load_1=Progress(done=1 * GIB, total=4 * GIB, rate=100.0))
-    expected = {"done": 1 * GIB, "total": 4 * GIB, "fraction": 0.25, "bytes_per_second": 100.0}
+    expected = {"done": 1 * GIB, "total": 4 * GIB, "fraction": 0.25, "bytes_per_second": 100.0, "files": []}
     assert await progress() == expected
     await lone_api.join(make_worker(name="box-idle"))
     await lone_api.report(make_worker(name="box-idle"), load_1=Progress(done=1, total=2), unknown_1=Progress())
@@ -240,6 +288,66 @@ async def test_pages_and_the_watch(lone_api: Api) -> None:
 async def test_one_that_is_not_there(lone_api: Api, name: str) -> None:
     response = await lone_api.admin.get(f"{PATH}/{name}")
     problem_of(response, 404 if name == "nobody" else 422, "not_found" if name == "nobody" else "invalid_request")
+
+
+async def test_what_it_can_do_holds_and_runs_is_shown(lone_api: Api) -> None:
+    gpu = make_device(compute_capability="8.9", unified=True)
+    await lone_api.join(
+        make_worker(name="box-able", devices=(gpu,), serves_rpc=True, holds=("hf:org/repo@abc/m.gguf",))
+    )
+    await claimed(lone_api, "able-2", "box-able")
+    await claimed(lone_api, "able-1", "box-able")
+    body = await shown(lone_api, "box-able")
+    assert (body["serves_rpc"], body["holds"]) == (True, ["hf:org/repo@abc/m.gguf"])
+    assert body["instances"] == ["able-1", "able-2"]
+    assert (body["devices"][0]["compute_capability"], body["devices"][0]["unified"]) == ("8.9", True)
+
+
+# --- cordon and drain -----------------------------------------------------------------------------------------------
+
+
+async def tell(api: Api, name: str, what: str, **query: str) -> httpx.Response:
+    return await api.admin.post(f"{PATH}/{name}/{what}", params=query)
+
+
+async def test_cordon_and_uncordon_may_be_repeated(lone_api: Api) -> None:
+    await lone_api.join(make_worker(name="box-closed"))
+    for what, state in (("cordon", "cordoned"), ("cordon", "cordoned"), ("uncordon", "ready"), ("uncordon", "ready")):
+        answer = await tell(lone_api, "box-closed", what)
+        assert (answer.status_code, answer.json()["state"]) == (200, state)
+        assert await shown(lone_api, "box-closed") == answer.json()
+    assert (await tell(lone_api, "box-closed", "cordon")).status_code == 200
+    await lone_api.report(make_worker(name="box-closed"))
+    assert (await shown(lone_api, "box-closed"))["state"] == "cordoned", "a report lifts no cordon"
+
+
+@pytest.mark.parametrize("what", ["cordon", "uncordon", "drain"])
+async def test_none_that_is_not_there_is_changed(lone_api: Api, what: str) -> None:
+    assert "no worker 'nobody'" in problem_of(await tell(lone_api, "nobody", what), 404, "not_found").detail
+    problem_of(await tell(lone_api, "No_Label", what), 422, "invalid_request")
+
+
+async def test_without_temporal_a_drain_closes_the_worker_and_says_that_nothing_moves(lone_api: Api) -> None:
+    await lone_api.join(make_worker(name="box-alone"))
+    preview = await tell(lone_api, "box-alone", "drain", dry_run="true")
+    assert (preview.status_code, preview.json()["moves"]) == (200, [])
+    assert (await shown(lone_api, "box-alone"))["state"] == "ready"
+    problem = problem_of(await tell(lone_api, "box-alone", "drain"), 503, "temporal_unavailable")
+    assert "box-alone takes nothing new from now on, and what it has stays until it is drained again" in problem.detail
+    assert (await shown(lone_api, "box-alone"))["state"] == "draining"
+    assert (await tell(lone_api, "box-alone", "uncordon")).json()["state"] == "ready"
+
+
+async def test_a_worker_is_watched(lone_api: Api) -> None:
+    await lone_api.join(make_worker(name="box-seen"))
+    await lone_api.join(make_worker(name="box-unseen"))
+    async with asyncio.timeout(10), lone_api.watch(f"{PATH}/box-seen") as events:
+        event = await anext(events)
+        assert (event.kind, event.data["name"], event.data["state"]) == ("added", "box-seen", "ready")
+        await tell(lone_api, "box-unseen", "cordon")
+        await tell(lone_api, "box-seen", "cordon")
+        event = await anext(events)
+        assert (event.kind, event.data["name"], event.data["state"]) == ("modified", "box-seen", "cordoned")
 
 
 # --- those who wait for room are told -------------------------------------------------------------------------------
@@ -306,3 +414,50 @@ async def test_those_who_wait_cannot_be_told_while_temporal_is_away_and_the_repo
     assert (await lone_api.join(worker)).status_code == 200
     assert lone_api.context.ledger.wakeable() == ("later-1",)
     assert held(await lone_api.report(worker)) == []
+
+
+# --- a drain that moves something: last, since its machines have room for others -----------------------------------
+
+
+async def test_a_drain_moves_what_runs_there_and_uncordon_calls_it_off(
+    api: Api, cluster: Cluster, tiny_model: ModelSource
+) -> None:
+    for name in ("d1", "d2"):
+        await cluster.add_host(cpu_host(name, total=700 * MIB).model_copy(update={"labels": {"pool": "drained"}}))
+    await create(api, tiny_model, "moving", replicas=1, worker_selector={"pool": "drained"})
+    (before,) = await cluster.instances_in("moving", [InstanceState.RUNNING])
+    assert before.placement is not None
+    here = before.placement.worker
+    there = {"d1": "d2", "d2": "d1"}[here]
+
+    preview = (await tell(api, here, "drain", dry_run="true")).json()
+    assert preview["fits"]
+    assert [(move["instance"], move["placement"]["worker"]) for move in preview["moves"]] == [
+        (before.instance_id, there)
+    ]
+    assert (await shown(api, here))["state"] == "ready"
+    begun = await tell(api, here, "drain")
+    assert (begun.status_code, begun.headers["location"], begun.json()) == (202, f"{PATH}/{here}", preview)
+
+    async def is_empty() -> bool:
+        body = await shown(api, here)
+        assert body["state"] == "draining"
+        return not body["instances"]
+
+    await eventually_async(is_empty, f"{here} is empty")
+    (after,) = await cluster.instances_in("moving", [InstanceState.RUNNING])
+    assert after.placement is not None
+    assert (after.placement.worker, after.instance_id != before.instance_id) == (there, True)
+    again = await tell(api, here, "drain")
+    assert (again.status_code, again.json()["moves"]) == (202, [])
+
+    assert (await tell(api, here, "uncordon")).json()["state"] == "ready"
+    await api.admin.patch("/api/v1/deployments/moving", json={"replicas": 2})
+    await cluster.instances_in("moving", [InstanceState.RUNNING] * 2)
+    stuck = (await tell(api, here, "drain")).json()
+    assert (stuck["fits"], stuck["moves"][0]["placement"]) == (False, None)
+    assert stuck["moves"][0]["pending"]["summary"]
+    await cluster.instances_in("moving", [InstanceState.RUNNING, InstanceState.PENDING])
+    await tell(api, here, "uncordon")
+    await cluster.instances_in("moving", [InstanceState.RUNNING] * 2)
+    await removed(api, cluster, "moving")

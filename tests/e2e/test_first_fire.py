@@ -73,7 +73,7 @@ class TestTheOfficialClient:
             system.openai().chat.completions.create(model="nobody", messages=QUESTION)
         assert refused.value.code == "model_not_found"
 
-    def test_an_inference_key_opens_v1_only_and_nothing_once_revoked(self, system: System, smol: str) -> None:
+    def test_a_user_key_opens_v1_only_and_nothing_once_revoked(self, system: System, smol: str) -> None:
         made = json.loads(system.cli("keys", "create", "for tests", "-o", "json").stdout)
         client = openai.OpenAI(base_url=f"{system.url}/v1", api_key=made["key"], max_retries=0)
         eventually(lambda: client.models.list().data, lambda: "the new key opens /v1")

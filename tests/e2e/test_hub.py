@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,30 @@ def test_a_hub_model_runs(system: System, hub: FakeHub) -> None:
     assert found["model_info"]["revision"] == hub.commit("acme/tiny-GGUF")
     assert system.answers("tiny")
     system.cli("rm", "tiny")
+
+
+def test_its_files_are_listed_and_go_when_nobody_uses_them(system: System, hub: FakeHub) -> None:
+    system.cli("deploy", "kept", "--model", SOURCE)
+
+    def listed() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(system.cli("files", "-o", "json").stdout)
+        return [item for item in found if "tiny-F16" in item["model"] and item["in_use"]]
+
+    (item,) = eventually(listed, system.logs)
+    assert item["stored_bytes"] == item["size_bytes"] > 5_000_000
+    assert (item["own"], len(item["instances"])) == (True, 1)
+    refused = system.cli("files", "evict", "tiny-F16", check=False)
+    assert (refused.returncode, "is in use on" in refused.stderr) == (1, True)
+    system.cli("rm", "kept")
+    assert "is gone" in system.cli("files", "evict", "tiny-F16").stdout
+    assert [
+        entry for entry in json.loads(system.cli("files", "-o", "json").stdout) if "tiny-F16" in entry["model"]
+    ] == []
+    hub.forget()
+    system.cli("deploy", "again", "--model", SOURCE)
+    assert system.answers("again")
+    assert hub.content_sent > 5_000_000, "it was fetched anew"
+    system.cli("rm", "again")
 
 
 def test_an_unknown_repository_is_refused_by_name(system: System) -> None:

@@ -62,6 +62,12 @@ def test_the_first_start_makes_one_for_its_owner_only(settings: Settings, databa
     assert len(living(database)) == 1
 
 
+def expire(database: Database, key: KeyStatus) -> None:
+    """It was good until just now."""
+    with database.write() as session:
+        assert Keys(session, utc_now()).put(key.model_copy(update={"expires_at": utc_now()}))
+
+
 def test_the_next_start_changes_nothing(settings: Settings, database: Database) -> None:
     ensure_admin_key(settings, database, server_secret(settings))
     before = admin_key_file(settings).read_text()
@@ -78,15 +84,17 @@ def test_a_key_that_was_taken_from_the_folder_is_not_made_again(settings: Settin
     assert len(living(database)) == 1
 
 
-def test_an_inference_key_is_no_way_in(settings: Settings, database: Database) -> None:
+def test_a_user_key_is_no_way_in(settings: Settings, database: Database) -> None:
     key_id, key = new_key()
     with database.write() as session:
-        Keys(session, utc_now()).add(key_id, "app", Role.INFERENCE, server_secret(settings).digest(key))
+        Keys(session, utc_now()).add(key_id, "app", Role.USER, server_secret(settings).digest(key))
     ensure_admin_key(settings, database, server_secret(settings))
     assert opens(settings, database).role is Role.ADMIN
 
 
-@pytest.mark.parametrize("how", ["revoked", "revoked and taken", "another server secret", "emptied"])
+@pytest.mark.parametrize(
+    "how", ["revoked", "revoked and taken", "expired", "expired and taken", "another server secret", "emptied"]
+)
 def test_when_the_key_opens_nothing_any_more_there_is_a_new_one(
     settings: Settings, database: Database, how: str
 ) -> None:
@@ -94,7 +102,9 @@ def test_when_the_key_opens_nothing_any_more_there_is_a_new_one(
     before, path = admin_key_file(settings).read_text(), admin_key_file(settings)
     if how.startswith("revoked"):
         revoke(database, opens(settings, database).id)
-    if how == "revoked and taken":
+    if how.startswith("expired"):
+        expire(database, opens(settings, database))
+    if how.endswith("and taken"):
         path.unlink()
     if how == "another server secret":
         (settings.data_dir / "server-secret").unlink()

@@ -42,6 +42,7 @@ class Faults:
     go: threading.Event = field(default_factory=threading.Event)
     unavailable: int = 0  # so many of the next requests get a 503
     corrupt: bool = False  # the last byte of every file is another
+    corrupt_answers: int = 0  # … of so many of the next answers only
     no_ranges: bool = False  # Range is not understood: always the whole file
 
 
@@ -119,6 +120,12 @@ class FakeHub:
         with self._lock:
             self.faults.unavailable -= 1
             return self.faults.unavailable >= 0
+
+    def take_corrupt(self) -> bool:
+        """Whether the last byte of this answer is another than it should be."""
+        with self._lock:
+            self.faults.corrupt_answers -= 1
+            return self.faults.corrupt or self.faults.corrupt_answers >= 0
 
     def take_cut(self) -> bool:
         """Whether this answer is one of those that are cut."""
@@ -230,11 +237,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = sent < end - start
 
     def _blocks(self, file: StoredFile, start: int, end: int) -> Iterator[bytes]:
+        corrupt = self.hub.take_corrupt()
         with file.path.open("rb") as stream:
             stream.seek(start)
             while start < end and (block := stream.read(min(BLOCK, end - start))):
                 start += len(block)
-                yield block[:-1] + bytes([block[-1] ^ 1]) if self.hub.faults.corrupt and start == file.size else block
+                yield block[:-1] + bytes([block[-1] ^ 1]) if corrupt and start == file.size else block
 
 
 class HubHandler(_Handler):

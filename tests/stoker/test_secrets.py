@@ -1,9 +1,11 @@
 """Keys, tokens and the files that hold them."""
 
+import hmac
 import os
 import stat
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,11 @@ def test_what_is_stored_is_a_digest_that_only_the_server_can_check() -> None:
     assert SECRET not in f"{server!r} {vars(server)!r}".replace(repr(SECRET.encode()), "")
 
 
+@given(st.text(min_size=32, max_size=100), st.text())
+def test_a_digest_is_an_hmac(secret: str, key: str) -> None:
+    assert ServerSecret(secret).digest(key) == hmac.new(secret.encode(), key.encode(), sha256).hexdigest()
+
+
 @pytest.mark.parametrize("short", ["", "x" * 31])
 def test_a_secret_that_is_too_short_says_how_to_make_one(short: str) -> None:
     with pytest.raises(ValueError, match="at least 32 characters: make one with `openssl rand -hex 32`"):
@@ -87,6 +94,74 @@ def test_each_engine_has_a_key_of_its_own() -> None:
     assert agent_key("one host") != agent_key("another")
     assert {len(key) for key in keys} == {64}
     assert engine_key("s", "llama-a1", 2) != engine_key("s", "llama-a", 12)
+
+
+# --- one-time join tokens -------------------------------------------------------------------------------------------
+
+
+def test_a_one_time_token_names_its_clusters_authority() -> None:
+    made = [secrets.new_one_time_token("ab" * 32) for _ in range(100)]
+    for token_id, token in made:
+        assert secrets.one_time_token(token) == secrets.OneTimeToken(id=token_id, fingerprint="ab" * 32)
+        assert token.startswith("st-join-" + "ab" * 32)
+    assert len({token for _, token in made}) == len({token_id for token_id, _ in made}) == len(made)
+
+
+_WELL = "st-join-" + "ab" * 32 + "." + "0" * 12 + "." + "x" * 43
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        secrets.new_join_token(),
+        _WELL[:-1],
+        _WELL + "x",
+        _WELL + "\n",
+        " " + _WELL,
+        _WELL.replace("ab", "AB"),
+        _WELL.replace("st-join-", "st-worker-"),
+        _WELL.replace(".", "-"),
+    ],
+    ids=str.__len__,  # every process that runs tests names them alike, though the tokens are random
+)
+def test_what_is_not_written_like_a_one_time_token(text: str) -> None:
+    assert secrets.one_time_token(_WELL) is not None
+    assert secrets.one_time_token(text) is None
+
+
+@given(st.text())
+def test_anything_may_be_shown_as_a_join_token(text: str) -> None:
+    assert secrets.one_time_token(text) is None
+
+
+# --- what is sealed ---------------------------------------------------------------------------------------------------
+
+
+@given(st.text(), st.text())
+def test_what_is_sealed_can_be_read_again(text: str, bound_to: str) -> None:
+    text, bound_to = (one.encode(errors="ignore").decode() for one in (text, bound_to))
+    server = ServerSecret(SECRET)
+    sealed = server.seal(text, purpose="p", bound_to=bound_to)
+    assert sealed != server.seal(text, purpose="p", bound_to=bound_to), "never twice the same"
+    assert ServerSecret(SECRET).unseal(sealed, purpose="p", bound_to=bound_to) == text
+
+
+def test_what_is_sealed_is_of_no_use_elsewhere() -> None:
+    server = ServerSecret(SECRET)
+    sealed = server.seal("the private key", purpose="p", bound_to="b")
+    assert "private" not in sealed
+    for other, purpose, bound_to, text in (
+        (ServerSecret("y" * 32), "p", "b", sealed),
+        (server, "q", "b", sealed),
+        (server, "p", "c", sealed),
+        (server, "p", "b", sealed[:-8] + "AAAAAAA="),
+        (server, "p", "b", ""),
+        (server, "p", "b", "no base64!"),
+        (server, "p", "b", "AAAA"),
+    ):
+        with pytest.raises(secrets.OtherSecretError, match="another secret, or changed since"):
+            other.unseal(text, purpose=purpose, bound_to=bound_to)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -119,6 +194,7 @@ def test_an_empty_file_is_no_secret(tmp_path: Path, content: str) -> None:
 
 MAKER = """
 import sys
+from hashlib import sha256
 from pathlib import Path
 from stoker.secrets import read_or_make
 folder, mine = Path(sys.argv[1]), sys.argv[2]

@@ -106,6 +106,34 @@ def test_a_secret_file_that_is_not_there_is_an_error(tmp_path: Path, monkeypatch
         Settings()
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0.0), ("90.5", 90.5), ("31536000", 31_536_000.0)])
+def test_the_hold_of_those_who_wait(text: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().pending_hold == 600.0
+    monkeypatch.setenv("STOKER_PENDING_HOLD", text)
+    assert Settings().pending_hold == seconds
+
+
+@pytest.mark.parametrize("text", ["-1", "inf", "nan", "ten minutes", "31536001"])
+def test_a_hold_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOKER_PENDING_HOLD", text)
+    with pytest.raises(ValidationError, match="pending_hold"):
+        Settings()
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("15", 15.0), ("90.5", 90.5), ("86400", 86_400.0)])
+def test_the_grace_of_workers(text: str, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().worker_grace == 30.0
+    monkeypatch.setenv("STOKER_WORKER_GRACE", text)
+    assert Settings().worker_grace == seconds
+
+
+@pytest.mark.parametrize("text", ["14.9", "0", "-1", "inf", "nan", "long", "86401"])
+def test_a_grace_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOKER_WORKER_GRACE", text)
+    with pytest.raises(ValidationError, match="worker_grace"):
+        Settings()
+
+
 @pytest.mark.parametrize("name", ["", "a", "gpu-host-1", "0", "x" * 63])
 def test_names_of_workers(name: str) -> None:
     assert Settings(worker={"name": name}).worker.name == name

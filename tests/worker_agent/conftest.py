@@ -37,6 +37,9 @@ class FakeEngine:
     def main_command(self, arguments: Sequence[str]) -> list[str]:
         return [sys.executable, "-S", str(FAKE_ENGINE), *arguments]
 
+    def rpc_command(self, arguments: Sequence[str]) -> list[str] | None:
+        return None
+
 
 def make_server(model: Path, key: ProcessKey = KEY) -> MainServerSpec:
     """A main server of `model` on this host's CPU: one slot of 2048 tokens, one thread."""

@@ -150,7 +150,7 @@ def test_options_reach_the_engine() -> None:
     options = shlex.split(
         "-m /m.gguf -a x,y -c 4096 -np 2 -t 3 -tb 5 -b 256 -ub 128 -ngl all -ctk q8_0 -ctv q4_0 -fa on -cram 7 -ctxcp 1"
         " -fit off --pooling mean --host 127.0.0.1,::1 --port 0 --threads-http 9 -to 60 -lv 4 --metrics --no-slots"
-        " --embeddings -kvu --no-webui --no-repack --no-warmup --offline"
+        " --embeddings -kvu --no-webui --no-repack --no-op-offload --no-warmup --offline"
     )
     params = build_params(options, {"LLAMA_API_KEY": "one,two"})
     expected = {
@@ -178,6 +178,7 @@ def test_options_reach_the_engine() -> None:
         "kv_unified": True,
         "ui": False,
         "no_extra_bufts": True,
+        "no_op_offload": True,
         "warmup": False,
         "offline": True,
         "api_keys": ["one", "two"],

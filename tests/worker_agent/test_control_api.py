@@ -11,12 +11,21 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from stoker.certificates import check_issued, new_key_and_request
 from stoker.domain.reports import JoinAnswer, WorkerReport
+from stoker.secrets import new_one_time_token
 from stoker.storage.engine import Database
 from stoker.storage.migrate import migrate
 from tests.api.serving import JOIN_TOKEN, Api, away, listening, serving_api
 from tests.builders import make_worker
-from worker_agent.control_api import ControlApi, JoinRefusedError, NotJoinedError, ServerAwayError
+from worker_agent.control_api import (
+    CertificateRefusedError,
+    ControlApi,
+    JoinRefusedError,
+    NotJoinedError,
+    RemovedError,
+    ServerAwayError,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -169,4 +178,92 @@ async def test_no_secret_is_logged(api: Api, agent: Agents) -> None:
         joined = agent(api.url)
         identity = await joined.join(REPORT)
         await joined.report(REPORT)
-    assert not [secret for secret in (JOIN_TOKEN, *identity.model_dump().values()) if secret in str(logged)]
+    secrets = (JOIN_TOKEN, identity.credential, identity.engine_secret)
+    assert not [secret for secret in secrets if secret in str(logged)]
+
+
+# --- one-time tokens and certificates -------------------------------------------------------------------------------
+
+
+async def one_time(api: Api, **body: object) -> str:
+    """A token that `stoker workers token` would make."""
+    response = await api.admin.post("/api/v1/join-tokens", json=body)
+    token: str = response.raise_for_status().json()["token"]
+    return token
+
+
+async def test_a_one_time_token_lets_one_worker_in_with_its_labels(api: Api, agent: Agents) -> None:
+    await api.admin.delete("/api/v1/workers/box")  # of an earlier test
+    token = await one_time(api, labels={"zone": "lab"})
+    mine = agent(api.url, token=token)
+    assert mine.expected_authority == api.context.authority.fingerprint
+    assert (await mine.join(REPORT)).labels == {"zone": "lab"}
+    assert (await mine.report(REPORT)).held == ()
+    assert agent(api.url, token="").identity == mine.identity, "the labels are kept with the rest"
+    with pytest.raises(JoinRefusedError, match="was used by worker 'box'"):
+        await mine.join(REPORT)
+    another = await one_time(api)
+    with pytest.raises(JoinRefusedError, match="there is a worker 'box' already"):
+        await agent(api.url, token=another).join(REPORT)
+
+
+async def test_a_token_is_not_shown_to_a_server_of_another_cluster(api: Api, agent: Agents) -> None:
+    _, token = new_one_time_token("ab" * 32)
+    with pytest.raises(JoinRefusedError) as refused:
+        await agent(api.url, token=token).join(REPORT)
+    assert f"the token names the authority {'ab' * 32}" in str(refused.value)
+    assert f"the server's is {api.context.authority.fingerprint}" in str(refused.value)
+    assert not agent.identity_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "content"),
+    [(200, "{}"), (200, '{"certificate": "none", "fingerprint": "%s"}' % ("ab" * 32)), (404, ""), (500, "")],
+)
+async def test_what_cannot_show_its_authority_is_shown_no_token(agent: Agents, status: int, content: str) -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def answer(request: Request) -> Response:
+        asked.append((request.method, request.url.path))
+        return PlainTextResponse(content, status)
+
+    app = Starlette(routes=[Route("/{path:path}", answer, methods=["GET", "POST"])])
+    async with listening(app) as port:
+        with pytest.raises(ServerAwayError):
+            await agent(f"http://127.0.0.1:{port}", token=new_one_time_token("ab" * 32)[1]).join(REPORT)
+    assert asked == [("GET", "/api/v1/authority")]
+
+
+async def test_certificates(api: Api, agent: Agents) -> None:
+    mine = agent(api.url)
+    key, request = new_key_and_request("worker/box")
+    with pytest.raises(NotJoinedError, match="has not joined yet"):
+        await mine.certificate(request)
+    await mine.join(REPORT)
+    answer = await mine.certificate(request)
+    facts = check_issued(
+        answer.certificate, authority_pem=api.context.authority.certificate, key_pem=key, holder="worker/box"
+    )
+    assert answer.authority == api.context.authority.certificate
+    with pytest.raises(CertificateRefusedError, match="request: no certificate request"):
+        await mine.certificate("nonsense")
+    await api.join(REPORT.worker)
+    with pytest.raises(NotJoinedError, match="another agent has joined"):
+        await mine.certificate(request)
+    assert facts.holder == "worker/box"
+
+
+async def test_one_that_was_removed_is_told_so(api: Api, agent: Agents) -> None:
+    mine = agent(api.url)
+    await mine.join(REPORT)
+    _, request = new_key_and_request("worker/box")
+    await mine.certificate(request)
+    (await api.admin.delete("/api/v1/workers/box")).raise_for_status()
+    for call in (lambda: mine.report(REPORT), lambda: mine.certificate(request)):
+        with pytest.raises(RemovedError, match="'box' was removed from this cluster"):
+            await call()
+    mine.forget()
+    assert mine.identity is None
+    assert not agent.identity_file.exists()
+    mine.forget()
+    assert (await mine.join(REPORT)).credential, "with a token it is let in again"

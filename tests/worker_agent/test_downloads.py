@@ -15,6 +15,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from activities.ports import DownloadProgress, ModelSourceError
 from stoker.domain.models import ModelFile, ModelFiles, ModelSource
+from stoker.domain.statuses import FileProgress
 from stoker.domain.units import KIB, MIB
 from tests.fakes.hub import FakeHub
 from worker_agent.downloads import HubDownloads
@@ -79,6 +80,12 @@ def parts(cache: Path) -> list[Path]:
     return list(cache.rglob("*.incomplete"))
 
 
+def whole(files: ModelFiles, each: int) -> DownloadProgress:
+    """The progress when `each` bytes of every file are there."""
+    shown = tuple(FileProgress(path=file.path, done=each, total=file.size) for file in files.files)
+    return DownloadProgress(done=each * len(shown), total=files.size, files=shown)
+
+
 async def collect(downloads: HubDownloads, files: ModelFiles) -> list[DownloadProgress]:
     return [progress async for progress in downloads.fetch(files)]
 
@@ -96,8 +103,8 @@ async def test_all_shards_come_under_their_names(fake: FakeHub, downloads: HubDo
 
     progress = await collect(downloads, files)
 
-    assert progress[0] == DownloadProgress(done=0, total=3 * MIB)
-    assert progress[-1] == DownloadProgress(done=3 * MIB, total=3 * MIB)
+    assert progress[0] == whole(files, 0)
+    assert progress[-1] == whole(files, MIB)
     assert [step.done for step in progress] == sorted(step.done for step in progress)
     pointers = [downloads.cached(files).pointer(name) for name in SHARDS]
     assert len({pointer.parent for pointer in pointers}) == 1
@@ -113,8 +120,15 @@ async def test_what_is_there_is_not_asked_for(fake: FakeHub, downloads: HubDownl
     files = model(fake, "acme/one")
     await collect(downloads, files)
     fake.forget()
-    assert await collect(downloads, files) == [DownloadProgress(done=3 * MIB, total=3 * MIB)]
+    assert await collect(downloads, files) == [whole(files, 3 * MIB)]
     assert fake.requests == []
+
+
+async def test_what_was_fetched_is_held_from_then_on(fake: FakeHub, downloads: HubDownloads) -> None:
+    files = model(fake, "acme/big")
+    assert downloads.holds() == ()
+    await collect(downloads, files)
+    assert downloads.holds() == (files.key,)
 
 
 async def test_the_same_content_under_another_commit_is_only_linked(fake: FakeHub, downloads: HubDownloads) -> None:

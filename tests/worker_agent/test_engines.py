@@ -38,6 +38,8 @@ def test_a_native_engine_is_asked_what_it_is(tmp_path: Path) -> None:
     assert engine.device_names == {"CUDA0", "CUDA1"}
     assert engine.main_command(["-m", "x"]) == [str(path), "-m", "x"]
     assert engine.rpc_server is None
+    assert engine.rpc_command([]) is None
+    assert BundledEngine().rpc_command([]) is None
 
 
 def test_an_engine_that_was_removed_is_not_there(tmp_path: Path) -> None:
@@ -58,6 +60,9 @@ def test_its_rpc_server_is_asked_for_the_protocol(tmp_path: Path, elsewhere: boo
     engine = NativeEngine(path, rpc_server=rpc_server if elsewhere else None)
     assert engine.describe().rpc_protocol == "7.2.1"
     assert engine.rpc_server == rpc_server
+    assert engine.rpc_command(["-p", "5"]) == [str(rpc_server), "-p", "5"]
+    rpc_server.unlink()
+    assert engine.rpc_command([]) is None, "removed meanwhile"
 
 
 def test_a_protocol_that_is_known_is_not_asked_for(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker_agent.exits import explain_exit
+from worker_agent.exits import explain_end, explain_exit
+from worker_agent.records import ProcessExit
 
 STARTED = [
     "2026-11-20T23:53:19+00:00 python -P -m worker_agent.bundled -m /m.gguf",
@@ -60,7 +61,7 @@ REQUEST_ERROR = "9.59.335.203 E srv    send_error: task id = 7, error: the reque
             [REQUEST_ERROR],
             -9,
             True,
-            "killed from outside (SIGKILL), most likely by the kernel for want of memory",
+            "killed from outside (SIGKILL): by the kernel for want of memory, or by hand",
             True,
         ),
         ([REQUEST_ERROR], -11, True, "crashed (SIGSEGV)", True),
@@ -99,3 +100,24 @@ def test_what_we_stopped_is_said_so() -> None:
 def test_every_end_has_a_short_cause(lines: list[str], code: int | None, was_ready: bool) -> None:
     end = explain_exit(lines, code, was_ready=was_ready)
     assert 0 < len(end.cause) <= 400
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "stopped", "cause", "retryable"),
+    [
+        (["banner", "Failed to create server socket", ""], 0, False,
+         "ended by itself with exit code 0: Failed to create server socket", True),
+        ([], 1, False, "ended by itself with exit code 1", True),
+        (["the link to w2 was lost: reset"], None, False,
+         "ended while no agent watched it: the link to w2 was lost: reset", True),
+        (["banner"], -9, False, "killed from outside (SIGKILL): by the kernel for want of memory, or by hand", True),
+        (["banner"], -4, False,
+         "crashed (SIGILL): this build of the engine uses instructions that this processor lacks", False),
+        (["banner"], -15, True, "stopped by Stoker", True),
+        (["x" * 1000], 1, False, f"ended by itself with exit code 1: {'x' * 1000}"[:400], True),
+    ],
+)  # fmt: skip
+def test_of_other_programs_the_last_line_tells(
+    lines: list[str], code: int | None, stopped: bool, cause: str, retryable: bool
+) -> None:
+    assert explain_end(lines, code, stopped=stopped) == ProcessExit(code=code, cause=cause, retryable=retryable)

@@ -1,7 +1,7 @@
 """Reports, and what follows from their answers: with the real API, and with one that answers as it is told."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +11,7 @@ import structlog
 
 from activities.ports import ProcessKey, ProcessPhase
 from entrypoints.concurrency import first_of
+from stoker.domain.models import ModelFile, ModelFiles, ModelSource
 from stoker.domain.placement.types import Placement
 from stoker.domain.reports import JoinAnswer, ReportAnswer, WorkerReport
 from stoker.domain.statuses import Progress
@@ -21,8 +22,11 @@ from tests.builders import make_request, make_spec, make_worker
 from tests.worker_agent.conftest import OpenSupervisor, make_server, reached
 from worker_agent import heartbeat as module
 from worker_agent.control_api import ControlApi, JoinRefusedError, NotJoinedError, ServerAwayError
+from worker_agent.file_records import FileRecords
 from worker_agent.heartbeat import Heartbeat
+from worker_agent.hub_cache import CachedRepo
 from worker_agent.progress import ProgressBoard
+from worker_agent.stored_files import StoredFiles
 from worker_agent.supervisor import HostSupervisor
 
 pytestmark = pytest.mark.anyio
@@ -160,6 +164,48 @@ async def lived_through(
     heartbeat = Heartbeat(cast(ControlApi, api), lambda: BOX, cast(HostSupervisor, NoProcesses()), board)
     async with asyncio.timeout(30):
         await first_of(what(heartbeat), api.done.wait())
+
+
+async def test_who_is_revoked_is_told_with_each_answer() -> None:
+    told: list[list[str]] = []
+
+    class Revoking(ScriptedApi):
+        async def report(self, report: WorkerReport) -> ReportAnswer:
+            answer = await super().report(report)
+            return answer.model_copy(update={"revoked": ("a", "b") if len(self.reports) == 2 else ()})
+
+    async def tell(serials: Collection[str]) -> None:
+        told.append(list(serials))
+
+    api = Revoking(None, None, None)
+    nothing = cast(HostSupervisor, NoProcesses())
+    heartbeat = Heartbeat(cast(ControlApi, api), lambda: BOX, nothing, ProgressBoard(), on_revoked=tell)
+    for _ in range(3):
+        await heartbeat.report_once()
+    assert told == [[], ["a", "b"], []]
+
+
+async def test_files_are_told_until_a_report_was_taken_and_again_after_joining(tmp_path: Path) -> None:
+    records = FileRecords()
+    cached = CachedRepo(tmp_path, "acme/tiny", "0" * 40)
+    cached.blobs.mkdir(parents=True)
+    cached.blob("a" * 64).write_bytes(b"GGUF")
+    file = ModelFile(path="m.gguf", size=4, sha256="a" * 64)
+    cached.link(file, file.sha256)
+    model = ModelFiles(source=ModelSource.parse("hf:acme/tiny"), revision="0" * 40, files=(file,))
+    records.wanted(model, user="llama-1", missing=["m.gguf"])
+    stored = StoredFiles(tmp_path, records, live=lambda: (), coming=lambda: ())
+    api = ScriptedApi(ServerAwayError("away"), None, None, None, None)
+    nothing = cast(HostSupervisor, NoProcesses())
+    heartbeat = Heartbeat(cast(ControlApi, api), lambda: BOX, nothing, ProgressBoard(), files=stored)
+    with pytest.raises(ServerAwayError):
+        await heartbeat.report_once()
+    await heartbeat.report_once()
+    await heartbeat.report_once()
+    await heartbeat.join()
+    await heartbeat.report_once()
+    told = [[file.model for file in report.files] if report.files is not None else None for report in api.reports]
+    assert told == [[model.key], [model.key], None, None, [model.key]]
 
 
 AWAY, REFUSED = ServerAwayError("away"), JoinRefusedError("wrong join token")

@@ -54,6 +54,9 @@ class RecordedNvml:
     def nvmlDeviceGetMigMode(self, handle: int) -> Any:
         return self._answer(handle, "nvmlDeviceGetMigMode")
 
+    def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> Any:
+        return self._answer(handle, "nvmlDeviceGetCudaComputeCapability")
+
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
         return SimpleNamespace(**self._answer(handle, "nvmlDeviceGetMemoryInfo"))
 
@@ -95,9 +98,10 @@ def test_gpus_come_in_the_engines_order_and_then_the_cpu() -> None:
         used=1_400_897_536,
         uuid="GPU-1f0c9a7e-5d3b-4c8e-9a60-27b1c4d8e3f2",
         engine_name="CUDA0",
+        compute_capability="8.6",
     )
     assert (second.id, second.engine_name, second.used) == ("gpu1", "CUDA1", 342_294_528)
-    assert (cpu.id, cpu.kind, cpu.engine_name) == ("cpu", DeviceKind.CPU, "")
+    assert (cpu.id, cpu.kind, cpu.engine_name, cpu.compute_capability) == ("cpu", DeviceKind.CPU, "", "")
     assert (cpu.total, cpu.used, cpu.reserve) == (64 * GIB, 10 * GIB, 2 * GIB)
     assert cpu.name
     assert nvml.open == 0
@@ -128,6 +132,11 @@ def test_gpus_that_cannot_be_used_are_left_out_and_why_is_said_once() -> None:
         "gpu1 is split by MIG, which Stoker does not use yet",
         "gpu2 cannot be read: GPU is lost",
     ]
+
+
+def test_a_gpu_whose_driver_does_not_say_what_it_can_is_offered_all_the_same() -> None:
+    first, last, _ = inventory(nvml=RecordedNvml("h100_and_troubles")).read_devices()
+    assert (first.compute_capability, last.compute_capability) == ("9.0", "")
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,18 @@ import httpx
 import pytest
 
 from activities.ports import MainServerSpec, ProcessPhase, ProcessStatus
+from stoker.byte_source import FileSource
 from stoker.domain.deployments import CacheType, EngineOptions
+from stoker.domain.estimation.estimate import estimate
+from stoker.domain.estimation.types import MemoryEstimate
 from stoker.domain.llamacpp import main_server_arguments
-from stoker.domain.workers import Engine, EngineKind
+from stoker.domain.measurements import read_measurement
+from stoker.domain.placement.types import DeviceShare
+from stoker.domain.units import MIB
+from stoker.domain.workers import DeviceKind, Engine, EngineKind
+from stoker.gguf_header import read_profile
 from tests.builders import make_spec, write_tiny_llama
+from tests.referee.processes import rpc_server
 from tests.worker_agent.conftest import KEY, OpenSupervisor, engine_key, engines_of, make_server, reached
 from worker_agent.engine_choice import choose_engine, open_installed
 from worker_agent.engine_options import TARGETS
@@ -125,6 +133,46 @@ async def test_it_takes_the_options_that_the_bundled_one_takes(
             answer = await client.post("/v1/completions", json={"prompt": "go", "max_tokens": 4}, headers=key)
         assert answer.json()["usage"]["completion_tokens"] == 4
         await supervisor.kill(KEY)
+
+
+@pytest.mark.parametrize("split", [(2,), (2, 3)], ids=str)
+async def test_the_last_layers_go_to_the_devices_and_the_others_stay(
+    open_supervisor: OpenSupervisor,
+    native_engine: InstalledEngine,
+    native: NativeEngine,
+    tmp_path: Path,
+    split: tuple[int, ...],
+) -> None:
+    """Of eight layers and the output, on devices that are this machine's CPU behind an RPC server."""
+    model = write_tiny_llama(tmp_path / "tiny.gguf", layers=8)
+    server = make_server(model)
+    shares = [
+        DeviceShare(device=f"gpu{index}", kind=DeviceKind.CUDA, engine_name=f"RPC{index}", layers=layers, claim=0)
+        for index, layers in enumerate(split)
+    ]
+    placement = server.placement.model_copy(update={"shares": (*shares, *server.placement.shares)})
+    with FileSource(model) as source:
+        needed = estimate(read_profile([source]), server.spec.options, split, [DeviceKind.CPU] * len(split))
+    assert isinstance(needed, MemoryEstimate)
+    with rpc_server(native_engine.folder / "bin", len(split)) as endpoint:
+        given = arguments_with()
+        async with open_supervisor(native, lambda asked: ("--rpc", endpoint, *given(asked))) as supervisor:
+            await supervisor.ensure_started(server.model_copy(update={"placement": placement}))
+            ready = await reached(supervisor, ProcessPhase.READY)
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{ready.port}", timeout=60) as client:
+                key = {"Authorization": f"Bearer {engine_key(KEY)}"}
+                answer = await client.post("/v1/completions", json={"prompt": "go", "max_tokens": 4}, headers=key)
+            assert answer.json()["usage"]["completion_tokens"] == 4
+            log = await supervisor.read_log(KEY.instance_id, None, 10_000)
+            await supervisor.kill(KEY)
+    measured = read_measurement(log)
+    assert measured is not None
+    seen = [(buffers.weights, buffers.cache) for _, buffers in measured.devices]
+    expected = [(device.weights, device.cache) for device in needed.devices]
+    for pair, right in zip(seen, expected, strict=True):
+        assert pair == pytest.approx(right, abs=0.01 * MIB)
+    (said,) = [line for line in log if "offloaded" in line and "layers to GPU" in line]
+    assert f"offloaded {sum(split)}/9 layers" in said
 
 
 async def test_it_embeds(open_supervisor: OpenSupervisor, native: NativeEngine, tiny_model: Path) -> None:

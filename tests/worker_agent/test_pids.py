@@ -129,7 +129,7 @@ async def test_an_end_is_told_once(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("pid", [NOBODY, os.getpid()])
+@pytest.mark.parametrize("pid", [NOBODY, os.getpid()], ids=["nobody", "another"])
 async def test_an_end_that_was_before_is_told_too(pid: int) -> None:
     ended = asyncio.Event()
     ExitWatch(pid, "boot:1", ended.set)

@@ -74,8 +74,9 @@ def test_an_unsafe_role_or_incarnation_is_refused() -> None:
 
 def test_a_disk_that_refuses_is_survived(store: RecordStore) -> None:
     store.folder.rmdir()
+    store.folder.touch()
     store.keep(ProcessRecord(key=KEY))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileExistsError):
         store.save(ProcessRecord(key=KEY))
 
 

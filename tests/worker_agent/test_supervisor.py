@@ -20,7 +20,7 @@ from tests.worker_agent.conftest import (
     make_server,
     reached,
 )
-from worker_agent.supervisor import requests_in_work
+from worker_agent.engine_metrics import read_work
 
 pytestmark = pytest.mark.anyio
 
@@ -247,7 +247,7 @@ async def test_drain_of_the_real_engine_lets_an_answer_finish(
         ):
             lines = answer.aiter_lines()
             assert (await anext(lines)).startswith("data: ")
-            assert requests_in_work((await client.get("/metrics")).text) == 1
+            assert read_work((await client.get("/metrics")).text).processing == 1
             draining = asyncio.create_task(supervisor.drain(KEY, settle_seconds=0.0, timeout_seconds=60))
             async for line in lines:
                 pieces += line.startswith("data: {")
@@ -268,9 +268,3 @@ async def test_reap_kills_what_is_no_longer_ours(open_fake: OpenSupervisor, stag
         assert set(await supervisor.reap(set())) == {kept, young}
         assert supervisor.statuses() == {}
         assert engines_of(tmp_path) == []
-
-
-def test_metrics_that_do_not_count_requests_are_refused() -> None:
-    assert requests_in_work("x 1\nllamacpp:requests_processing 2\nllamacpp:requests_deferred 3\n") == 5
-    with pytest.raises(ValueError, match="--metrics"):
-        requests_in_work("llamacpp:requests_processing 2\n")

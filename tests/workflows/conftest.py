@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client
 
+from stoker.domain.deployments import InstanceState
 from stoker.domain.models import ModelSource
+from stoker.domain.statuses import InstanceStatus
 from stoker.domain.units import GIB
 from stoker.domain.workers import Device, DeviceKind, Engine, EngineKind, Worker
-from tests.builders import write_tiny_llama
+from tests.builders import make_spec, write_tiny_llama
 from tests.cluster import Cluster, temporal
 
 HISTORIES = Path(__file__).parent.parent / "histories"
@@ -25,6 +27,27 @@ def cpu_host(name: str, total: int = 8 * GIB) -> Worker:
         devices=(Device(id="cpu", kind=DeviceKind.CPU, name="test CPU", total=total),),
         engine=Engine(kind=EngineKind.BUNDLED, version="test"),
     )
+
+
+async def join_hosts(cluster: Cluster, *names: str) -> dict[str, Worker]:
+    """Hosts of 8 GiB with agents that take work, by name."""
+    hosts = {name: cpu_host(name) for name in names}
+    for host in hosts.values():
+        await cluster.add_host(host)
+    return hosts
+
+
+async def run_one(cluster: Cluster, model: ModelSource) -> InstanceStatus:
+    """The only instance of the deployment `tiny`, once it runs."""
+    await cluster.apply(make_spec(name="tiny", model=model))
+    (instance,) = await cluster.instances_in("tiny", [InstanceState.RUNNING])
+    return instance
+
+
+def worker_of(instance: InstanceStatus) -> str:
+    """Where its main server has its place."""
+    assert instance.placement is not None
+    return instance.placement.worker
 
 
 @pytest.fixture

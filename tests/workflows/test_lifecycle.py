@@ -297,7 +297,8 @@ async def test_a_terminated_instance_loses_its_engine_and_the_deployment_can_go(
     await eventually(lambda: not supervisor.statuses(), supervisor.statuses)
     await cluster.delete("tiny")
     await cluster.gone("tiny")
-    assert cluster.claims() == ()
+    # Nobody saw the engine go on the workflow's behalf: its agent says so with its next report.
+    await eventually(lambda: not cluster.claims(), cluster.claims)
 
 
 async def test_deleting_while_it_starts_and_while_it_waits(cluster: Cluster, tiny_model: ModelSource) -> None:

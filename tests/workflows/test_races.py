@@ -1,9 +1,11 @@
 """What happens when things happen at once: found by an independent review, each once a defect."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
-from temporalio.client import WorkflowExecutionStatus
+from temporalio.client import WorkflowExecutionStatus, WorkflowUpdateFailedError, WorkflowUpdateStage
+from temporalio.exceptions import ApplicationError
 
 from api import deployment_calls
 from api.errors import ProblemError
@@ -11,9 +13,11 @@ from stoker.domain.deployments import EngineOptions, InstanceState
 from stoker.domain.models import ModelSource
 from stoker.domain.naming import deployment_workflow_id, instance_workflow_id
 from stoker.domain.units import MIB
-from tests.builders import make_spec
+from tests.builders import make_spec, write_tiny_llama
 from tests.cluster import Cluster, eventually
 from tests.workflows.conftest import cpu_host
+from workflows.deployment import Deployment
+from workflows.types import ApplyInput, DeleteInput
 
 pytestmark = pytest.mark.anyio
 
@@ -57,6 +61,31 @@ async def test_two_deletions_at_once_leave_no_row(cluster: Cluster, tiny_model: 
         handle = cluster.client.get_workflow_handle(deployment_workflow_id(name))
         await handle.result()
         assert name not in [deployment.spec.name for deployment in cluster.deployments()]
+
+
+async def test_a_guarded_deletion_behind_a_change_is_refused(
+    cluster: Cluster, tiny_model: ModelSource, tmp_path: Path
+) -> None:
+    host = cpu_host("w1")
+    await cluster.add_host(host)
+    await cluster.apply(make_spec(name="tiny", model=tiny_model))
+    (before,) = await cluster.instances_in("tiny", [RUNNING])
+    await cluster.stop_agent("w1")  # nobody reads the other model before it is back
+    write_tiny_llama(tmp_path / "other.gguf")
+    other = make_spec(name="tiny", model=ModelSource.parse(f"file:{tmp_path / 'other.gguf'}"))
+    handle = cluster.client.get_workflow_handle_for(Deployment.run, deployment_workflow_id("tiny"))
+    accepted = WorkflowUpdateStage.ACCEPTED
+    applying = await handle.start_update(Deployment.apply, ApplyInput(spec=other), wait_for_stage=accepted)
+    deletion = DeleteInput(expected_generation=1)
+    deleting = await handle.start_update(Deployment.delete, deletion, wait_for_stage=accepted)
+    await cluster.start_agent(host)
+    assert (await applying.result()).generation == 2
+    with pytest.raises(WorkflowUpdateFailedError) as refused:
+        await deleting.result()
+    assert isinstance(refused.value.cause, ApplicationError)
+    assert refused.value.cause.type == "generation_conflict"
+    (after,) = await cluster.instances_in("tiny", [RUNNING], generation=2)
+    assert after.instance_id != before.instance_id
 
 
 async def test_a_guarded_change_of_nothing_leaves_no_workflow(cluster: Cluster, tiny_model: ModelSource) -> None:

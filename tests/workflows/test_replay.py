@@ -22,7 +22,7 @@ RECORDED = sorted(HISTORIES.glob("*.json"))
 
 def test_there_are_histories() -> None:
     kinds = {path.name.split(".")[1] for path in RECORDED}
-    assert {"deployment-completed", "instance-completed", "instance-continued_as_new"} <= kinds
+    assert {"deployment-completed", "instance-completed", "instance-continued_as_new", "drain-completed"} <= kinds
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)

@@ -94,6 +94,7 @@ def deployment_description(read: DeploymentRead) -> RenderableType:
         made.add_row("", cell(f"{file.path}  {format_bytes(file.size_bytes)}{digest}"))
     made.add_row("Options", cell(_options(read.options)))
     made.add_row("Placement", cell(_placement_rules(read)))
+    made.add_row("Queue", cell(f"{read.queue} request{_s(read.queue)} may wait for a slot"))
     made.add_row("Generation", cell(read.generation))
     made.add_row("Created", cell(f"{read.created_at:%Y-%m-%d %H:%M:%S %Z}, {age(read.created_at)} ago"))
     made.add_row("Changed", cell(f"{read.updated_at:%Y-%m-%d %H:%M:%S %Z}, {age(read.updated_at)} ago"))
@@ -131,7 +132,17 @@ def _placement_rules(read: DeploymentRead) -> str:
     parts += [f"{key}={value}" for key, value in sorted(read.worker_selector.items())]
     if read.devices:
         parts.append(f"only {' '.join(read.devices)}")
-    parts.append("may use the CPU of a host with GPUs" if read.cpu_offload else "no CPU offload")
+    parts.append("CPUs may compute layers" if read.cpu_offload else "no CPU offload")
+    if not read.distributed:
+        parts.append("on one worker")
+    if read.gpu_layers is not None:
+        parts.append(f"{read.gpu_layers} layers on devices")
+    if read.tensor_split:
+        parts.append(f"split {','.join(map(str, read.tensor_split))}")
+    if read.min_compute_capability is not None:
+        parts.append(f"compute capability {read.min_compute_capability} at least")
+    if read.overcommit:
+        parts.append("overcommitted where memory does not suffice")
     if read.priority:
         parts.append(f"priority {read.priority}")
     return ", ".join(parts)

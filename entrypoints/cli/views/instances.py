@@ -6,12 +6,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from api.schemas.instances import InstanceRead, PlacementRead
+from api.schemas.instances import InstanceRead, LinkRead
 from api.schemas.memory import EstimateRead, MemoryComparisonRead, MemoryPartsRead
+from api.schemas.reasons import PlacementRead, ShareRead
 from entrypoints.cli.output import age, cell, fields, table
-from entrypoints.cli.progress import amount
+from entrypoints.cli.progress import amount, file_amounts
 from stoker.domain.deployments import InstanceState
 from stoker.domain.measured_memory import TOLERATED_ERROR
+from stoker.domain.placement.types import Tier
 from stoker.domain.units import format_bytes
 
 STATE_STYLES = {
@@ -23,6 +25,17 @@ STATE_STYLES = {
     InstanceState.BACKOFF: "yellow",
     InstanceState.FAILED: "red",
 }
+
+TIER_NAMES = {
+    Tier.ONE_DEVICE: "one GPU",
+    Tier.ONE_WORKER: "GPUs of one worker",
+    Tier.SEVERAL_WORKERS: "GPUs of several workers",
+    Tier.PART_ON_CPU: "one worker, part on its CPU",
+    Tier.PART_ON_CPU_SEVERAL_WORKERS: "several workers, part on a CPU",
+    Tier.CPU: "one worker's CPU",
+    Tier.CPU_SEVERAL_WORKERS: "CPUs of several workers",
+}
+"""What the ways of placing a model are called."""
 
 
 def instance_description(instance: InstanceRead) -> RenderableType:
@@ -57,21 +70,47 @@ def _fields(instance: InstanceRead) -> Table:
     made.add_row("State", state_of(instance))
     if done := amount(instance):
         made.add_row("Progress", cell(done))
+    if files := file_amounts(instance):
+        made.add_row("Files", cell("\n".join(files)))
     if instance.placement is not None:
-        made.add_row("Placed on", cell(placed_on(instance.placement)))
+        made.add_row("Placed on", cell("\n".join(_by_worker(instance.placement))))
         made.add_row("Why there", cell(instance.placement.reason))
         made.add_row("Estimate", cell(estimate_line(instance.placement.estimate)))
+        for link in instance.links:
+            made.add_row("Link", cell(_link(link), "yellow" if link.problem else ""))
         if instance.placement.estimate.caution:
             made.add_row("Caution", cell(instance.placement.estimate.caution))
+        if instance.placement.warning:
+            made.add_row("Warning", cell(instance.placement.warning, "yellow"))
+    if instance.avoids:
+        made.add_row("Avoids", cell(avoided(instance), "yellow"))
     if instance.pending is not None:
-        made.add_row(
-            "Would fit", cell("; ".join(instance.pending.suggestions) or f"see `stoker why {instance.deployment}`")
-        )
+        changes = "; ".join(suggestion.text for suggestion in instance.pending.suggestions)
+        made.add_row("Would help", cell(changes or f"see `stoker why {instance.deployment}`"))
     made.add_row("Generation", cell(f"{instance.generation}, incarnation {instance.incarnation}"))
     if instance.pid is not None:
         made.add_row("Process", cell(f"pid {instance.pid}{_held(instance.memory)}"))
     made.add_row("Workflow", cell(instance.workflow_id))
     return made
+
+
+def _link(link: LinkRead) -> str:
+    """`box-1 to box-2: 0.4 ms there and back, 112 MiB/s`."""
+    found = (
+        f"{link.round_trip_seconds * 1000:.2g} ms there and back, {format_bytes(link.bytes_per_second)}/s"
+        if not link.problem
+        else link.problem
+    )
+    return f"{link.worker} to {link.peer}: {found}, {age(link.checked_at)} ago"
+
+
+def avoided(instance: InstanceRead) -> str:
+    """Which workers failed it, and whether it could do without them."""
+    used = instance.placement.workers if instance.placement is not None else []
+    again = [name for name in instance.avoids if name in used]
+    return f"{', '.join(instance.avoids)}, which failed it of late" + (
+        f"; nothing else fits, so it is on {', '.join(again)} again" if again else ""
+    )
 
 
 def _held(memory: Sequence[MemoryComparisonRead]) -> str:
@@ -90,12 +129,25 @@ def state_of(instance: InstanceRead) -> Text:
 
 
 def placed_on(placement: PlacementRead) -> str:
-    """`box-1: gpu0 (33 layers, 6.1 GiB)`."""
-    shares = [
-        f"{share.device} ({f'{share.layers} layers, ' if share.layers else ''}{format_bytes(share.claimed_bytes)})"
-        for share in placement.shares
+    """`box-1: gpu0 (33 layers, 6.1 GiB)`; of several workers, the main server's first."""
+    return "; ".join(_by_worker(placement))
+
+
+def _by_worker(placement: PlacementRead) -> list[str]:
+    kept = placement.estimate.host.layers  # on the main server's own CPU, which is no device to the engine
+
+    def held_by(share: ShareRead) -> str:
+        return _held_by(share, share.layers or (kept if share.worker == placement.worker else 0))
+
+    return [
+        f"{worker}: {' + '.join(held_by(share) for share in placement.shares if share.worker == worker)}"
+        for worker in placement.workers
     ]
-    return f"{placement.worker}: {' + '.join(shares)}"
+
+
+def _held_by(share: ShareRead, held: int) -> str:
+    layers = f"{held} layers, " if held else ""
+    return f"{share.device} ({layers}{format_bytes(share.claimed_bytes)})"
 
 
 def estimate_line(estimate: EstimateRead) -> str:

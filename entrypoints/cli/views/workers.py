@@ -15,7 +15,12 @@ from entrypoints.cli.views.instances import state_of
 from stoker.domain.units import format_bytes
 from stoker.domain.workers import WorkerState
 
-_STATE_STYLES = {WorkerState.READY: "green", WorkerState.CORDONED: "yellow", WorkerState.UNREACHABLE: "red"}
+_STATE_STYLES = {
+    WorkerState.READY: "green",
+    WorkerState.CORDONED: "yellow",
+    WorkerState.DRAINING: "yellow",
+    WorkerState.UNREACHABLE: "red",
+}
 
 
 def workers_table(items: Sequence[Any]) -> Table:
@@ -43,6 +48,9 @@ def worker_description(read: WorkerRead, instances: Sequence[InstanceRead]) -> R
     made.add_row("Address", cell(read.address))
     made.add_row("Labels", cell(", ".join(f"{key}={value}" for key, value in sorted(read.labels.items())) or "none"))
     made.add_row("Engine", cell(_engine(read.engine)))
+    made.add_row("RPC", cell("lends its devices to other workers" if read.serves_rpc else "lends no devices"))
+    if read.holds:
+        made.add_row("Holds", cell("\n".join(read.holds)))
     made.add_row("System", cell(read.os))
     made.add_row("Agent", cell(read.agent_version))
     made.add_row("Joined", cell(f"{age(read.joined_at)} ago"))
@@ -51,7 +59,8 @@ def worker_description(read: WorkerRead, instances: Sequence[InstanceRead]) -> R
     if instances:
         placed = table("INSTANCE", "CLAIMED", "STATE")
         for instance in instances:
-            claimed = instance.placement.claimed_bytes if instance.placement is not None else 0
+            shares = instance.placement.shares if instance.placement is not None else []
+            claimed = sum(share.claimed_bytes for share in shares if share.worker == read.name)
             placed.add_row(cell(instance.id), cell(format_bytes(claimed)), state_of(instance))
         parts += [Text(), placed]
     return Group(*parts)
@@ -68,11 +77,20 @@ def _devices(devices: Sequence[DeviceRead]) -> Table:
             device.allocatable_bytes,
         )
         made.add_row(
-            cell(device.id), cell(device.kind.value), *(cell(format_bytes(size)) for size in sizes), cell(device.name)
+            cell(device.id), cell(device.kind.value), *(cell(format_bytes(size)) for size in sizes), cell(_name(device))
         )
     for column in made.columns[:-1]:
         column.no_wrap = True
     return made
+
+
+def _name(device: DeviceRead) -> str:
+    parts = [device.name]
+    if device.compute_capability:
+        parts.append(f"compute {device.compute_capability}")
+    if device.unified:
+        parts.append("shares the RAM")
+    return ", ".join(part for part in parts if part)
 
 
 def _free(device: DeviceRead) -> str:

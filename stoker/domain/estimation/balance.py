@@ -1,11 +1,11 @@
 """Which device takes how many layers, so that the fullest of equal devices is as empty as can be."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
 
 from stoker.domain.deployments import EngineOptions
-from stoker.domain.estimation.estimate import estimate
-from stoker.domain.estimation.types import EstimateRefusal, MemoryEstimate
+from stoker.domain.estimation.estimate import wrong_split
+from stoker.domain.estimation.stretches import StretchCosts
+from stoker.domain.estimation.types import EstimateRefusal
 from stoker.domain.gguf import ModelProfile
 
 _Cost = Callable[[int, int], int]
@@ -24,21 +24,20 @@ def balanced(profile: ModelProfile, options: EngineOptions, devices: int) -> tup
     if not 0 < devices <= most:
         return EstimateRefusal(message=f"devices is {devices}: this model has {most} layers (with the output) to share")
     even = tuple((most * (index + 1)) // devices - (most * index) // devices for index in range(devices))
-    found = estimate(profile, options, even)
-    if isinstance(found, EstimateRefusal):
-        return found
+    costs = StretchCosts.of(profile, options)
+    if isinstance(costs, EstimateRefusal):
+        return costs
+    if message := wrong_split(profile, even):
+        return EstimateRefusal(message=message)
     if devices == 1:
         return even
 
-    @cache
     def cost(start: int, end: int) -> int:
         """Bytes of a device that has the layers from `start` to before `end`."""
-        one = estimate(profile, options, (start, end - start, most - end))
-        assert isinstance(one, MemoryEstimate)  # noqa: S101  an even split was not refused
-        return one.devices[1].total
+        return costs.column(end, on_gpu=True, pipelined=True)[start]
 
     # All stretches fit within what the fullest of the even ones takes; then within less and less.
-    low, high = 0, max(device.total for device in found.devices)
+    low, high = 0, _fullest(even, cost)
     while low < high:
         bound = (low + high) // 2
         if (split := _within(bound, cost, 0, most, devices)) is None:

@@ -1,6 +1,7 @@
 """Bytes that computing one micro-batch takes: what llama.cpp reserves for the largest graph (graph_reserve)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from stoker.domain.deployments import CacheType, EngineOptions
@@ -19,6 +20,13 @@ _ENDINGS = 5  # rows of all tokens that the output layer alone is given by a hos
 _STATES = 3  # of a recurrent layer: read, joined with the batch, and written, for each slot but the first
 
 
+class Moment(NamedTuple):
+    """The most bytes alive at once of one layer."""
+
+    own: int
+    received: int  # where its residual stream came from elsewhere, and is counted among the inputs
+
+
 class MicroBatch(NamedTuple):
     """The sizes that the graph of one micro-batch is made of."""
 
@@ -28,6 +36,8 @@ class MicroBatch(NamedTuple):
     tokens: int
     rows: int  # results: of each token when embedding, else of each slot's last
     residual: int  # bytes of one row of embedding_length a token
+    moments: tuple[Moment, ...] = ()  # of each layer
+    taken: tuple[int, ...] = ()  # elements a token that a device takes in, for each layer that can be its first
 
     @classmethod
     def of(cls, profile: ModelProfile, options: EngineOptions, shape: CacheShape, context: int) -> "MicroBatch":
@@ -35,7 +45,11 @@ class MicroBatch(NamedTuple):
         tokens = micro_batch_tokens(profile, options, context)
         tokens = -(-tokens // options.slots) * options.slots  # the graph takes equally many of each slot
         rows = tokens if embeds(profile, options) else options.slots
-        return cls(profile, options, shape, tokens, rows, residual=_F32 * tokens * profile.embedding_length)
+        batch = cls(profile, options, shape, tokens, rows, residual=_F32 * tokens * profile.embedding_length)
+        return batch._replace(
+            moments=tuple(batch._all_moments()),
+            taken=tuple(batch._taken_in(start) for start in range(profile.block_count)),
+        )
 
     @property
     def results(self) -> int:
@@ -45,23 +59,54 @@ class MicroBatch(NamedTuple):
 
     def device(self, start: int, end: int, *, copies: int) -> int:
         """Bytes on the device of layers `start` to `end`, whose inputs it keeps `copies` times."""
-        layers, output = self.profile.layers[start:end], end > self.profile.block_count
-        if not layers:
-            row = _F32 * self.rows * self.profile.embedding_length
-            read = self.residual if self.profile.whole_output else row
-            if copies == 1:  # below layers on the host, it is given what they end with
-                read = self.residual * (_ENDINGS if self.profile.whole_last_layer else 1)
-            return self._logits + _OUTPUT_ROWS * row + (copies + 1) * read
-        inputs = self.inputs(layers)
-        if start or copies > 1:
-            inputs += self._between_devices(start, end)
-        inputs += self.per_layer
-        size = copies * inputs + self.peak(start, end, output=output, received=start > 0)
-        if not start:
-            size += 2 * self.per_layer  # they are projected here
-        if start and copies == 1:  # below layers on the host, inputs lie where experts' answers would have fitted
-            size += self.residual * max(layer.experts_used for layer in layers)
-        return size
+        return next(islice(self.devices(end, copies=copies), end - start - 1, None))
+
+    def devices(self, end: int, *, copies: int) -> Iterator[int]:
+        """Bytes on a device with the layers from each start to before `end`: from `end` - 1, then back to 0.
+
+        A layer more at the front changes a few sums and maxima, so that each takes the time of one layer.
+        """
+        profile, residual, per_layer = self.profile, self.residual, self.per_layer
+        layers = profile.layers[:end]
+        ending = 0  # bytes alive while the output layer works
+        if end > len(layers):
+            ending = self._ending(0)
+            yield self._output_alone(copies)
+        handed_on = self._handed_on(end)
+        inputs = self.inputs(())
+        kept: list[LayerShape] = []  # those that the inputs depend on
+        widest = [-1, -1]  # of their values: in layers with the whole context, and with a window
+        peak = experts = 0  # peak: of all layers but the first
+        for start in reversed(range(len(layers))):
+            layer, (own, received) = layers[start], self.moments[start]
+            if layer.key_width and layer.value_width > widest[layer.windowed]:
+                widest[layer.windowed] = layer.value_width
+                kept.append(layer)
+                inputs = self.inputs(kept)
+            if layer.experts_used > experts:
+                experts = layer.experts_used
+                if end > len(layers):
+                    ending = self._ending(experts)
+            given = inputs + per_layer
+            if start or copies > 1:
+                given += _F32 * self.tokens * (self.taken[start] + handed_on)
+            first = received if start else own
+            size = copies * given + max(peak, first, ending)
+            if not start:
+                size += 2 * per_layer  # they are projected here
+            elif copies == 1:  # below layers on the host, inputs lie where experts' answers would have fitted
+                size += residual * experts
+            yield size
+            if own > peak:
+                peak = own
+
+    def _output_alone(self, copies: int) -> int:
+        """Bytes on a device that has the output layer only."""
+        row = _F32 * self.rows * self.profile.embedding_length
+        read = self.residual if self.profile.whole_output else row
+        if copies == 1:  # below layers on the host, it is given what they end with
+            read = self.residual * (_ENDINGS if self.profile.whole_last_layer else 1)
+        return self._ending(0) + (copies + 1) * read
 
     @property
     def per_layer(self) -> int:
@@ -90,29 +135,46 @@ class MicroBatch(NamedTuple):
 
         `received`: the first layer's residual stream came from elsewhere, and is counted among the inputs.
         """
-        layers = self.profile.layers[start:end]
-        moments = [self._moment(layer, start + index, received and index == 0) for index, layer in enumerate(layers)]
+        moments = [moment.own for moment in self.moments[start:end]]
+        if moments and received:
+            moments[0] = self.moments[start].received
         if output:
-            answers = max((layer.experts_used for layer in layers), default=0)  # of experts: a hole that is not reused
-            moments.append(self._logits + (_OUTPUT_ROWS + answers) * _F32 * self.rows * self.profile.embedding_length)
+            moments.append(
+                self._ending(max((layer.experts_used for layer in self.profile.layers[start:end]), default=0))
+            )
         return max(moments, default=0)
 
-    def _moment(self, layer: LayerShape, index: int, received: bool) -> int:
-        last = index == self.profile.trunk - 1 and not self.profile.whole_last_layer
-        rows = self.rows if last else self.tokens  # the last one's feed-forward part works on the answered rows alone
-        given = self.profile.embedding_length if received and not self.profile.encoder else 0
-        others = self.options.slots - 1
-        turned = self.profile.embedding_length if is_quantised(self.options.cache_type) else 0
-        size = _F32 * max(
-            rows * (layer.feed_forward - given), self.tokens * max(layer.attention + turned, layer.mixing)
-        )
-        size += _STATES * others * layer.state if layer.mixing else 0
-        if not self.options.flash_attention and (layer.attends or self.profile.encoder):
-            size = max(size, self._scores(layer))
-        size += 2 * (self.profile.streams - 1) * self.residual
-        if self.profile.indexed and layer.attends:
-            size += _INDEX_SCORES * _F32 * self.tokens * self.shape.of(layer) // self.shape.streams
-        return max(size, self._halved(layer))
+    def _ending(self, experts: int) -> int:
+        """Bytes alive while the output layer works, after layers that used so many `experts` at most.
+
+        Their answers are a hole that is not reused.
+        """
+        return self._logits + (_OUTPUT_ROWS + experts) * _F32 * self.rows * self.profile.embedding_length
+
+    def _all_moments(self) -> Iterator[Moment]:
+        profile, options, tokens = self.profile, self.options, self.tokens
+        last = -1 if profile.whole_last_layer else profile.trunk - 1
+        given = 0 if profile.encoder else profile.embedding_length
+        turned = profile.embedding_length if is_quantised(options.cache_type) else 0
+        states = _STATES * (options.slots - 1)
+        streams = 2 * (profile.streams - 1) * self.residual
+        for index, layer in enumerate(profile.layers):
+            rows = self.rows if index == last else tokens  # its feed-forward part works on the answered rows alone
+            mixed = tokens * max(layer.attention + turned, layer.mixing)
+            state = states * layer.state if layer.mixing else 0
+            scores, beside = self._scores(layer), streams + self._chosen(layer)
+            halved = self._halved(layer)
+            own, received = (
+                max(max(_F32 * max(rows * feed_forward, mixed) + state, scores) + beside, halved)
+                for feed_forward in (layer.feed_forward, layer.feed_forward - given)
+            )
+            yield Moment(own, received)
+
+    def _chosen(self, layer: LayerShape) -> int:
+        """Scores that the cells are chosen by, where a model chooses them."""
+        if not self.profile.indexed or not layer.attends:
+            return 0
+        return _INDEX_SCORES * _F32 * self.tokens * self.shape.of(layer) // self.shape.streams
 
     def _halved(self, layer: LayerShape) -> int:
         """Flash attention reads f32 keys and values as f16: a copy of a whole layer's (llm_graph_context)."""
@@ -126,6 +188,8 @@ class MicroBatch(NamedTuple):
 
     def _scores(self, layer: LayerShape) -> int:
         """Every head's score of every cell, when there is no flash attention."""
+        if self.options.flash_attention or not (layer.attends or self.profile.encoder):
+            return 0
         row = _F32 * self.tokens
         if self.profile.encoder:
             return row * (layer.heads * self.tokens + layer.attention) + self.residual
@@ -152,21 +216,26 @@ class MicroBatch(NamedTuple):
             total += _F32 * _ROTATED**2
         return total
 
-    def _between_devices(self, start: int, end: int) -> int:
-        """Bytes that the device of layers `start` to `end` takes in and hands on, in each copy of a pipeline."""
+    def _taken_in(self, start: int) -> int:
+        """Elements a token that a device whose first layer is `start` takes in, in each copy of a pipeline."""
         layers, row = self.profile.layers, self.profile.embedding_length
         elements = row * (2 if start == 0 and self.profile.positioned else 3 * self.profile.streams - 2)
-        if 0 < start < len(layers):
+        if start:
             before, taken_in = layers[start - 1], layers[start].taken_in
             if before.state:
                 elements += taken_in if before.handed_on else min(taken_in, row)
             elif not layers[start].state:
                 elements += taken_in
-        if end < len(layers) and layers[end].taken_in:
+        return elements
+
+    def _handed_on(self, end: int) -> int:
+        """Elements a token that a device whose last layer is before `end` hands on, in each copy of a pipeline."""
+        layers, elements = self.profile.layers, 0
+        if 0 < end < len(layers) and layers[end].taken_in:
             elements += layers[end - 1].handed_on
         if is_quantised(self.options.value_cache_type) and any(layer.state for layer in layers):
-            elements += row  # an attention's result is turned back on the other side
-        return _F32 * self.tokens * elements
+            elements += self.profile.embedding_length  # an attention's result is turned back on the other side
+        return elements
 
     def converted(self, layers: Sequence[LayerShape]) -> int:
         """Bytes, on the CPU, of the widest activations as the weights' type wants them (ggml's work buffer)."""

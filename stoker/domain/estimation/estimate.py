@@ -7,13 +7,13 @@ Weights are counted once. Where the CPU's kernels want them in another order (Q4
 its own copy, and the pages of the mapped file are cache that the system takes back when it needs them.
 """
 
-from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, islice, pairwise, repeat
 from typing import NamedTuple
 
 from stoker.domain.architectures import families
 from stoker.domain.deployments import EngineOptions
-from stoker.domain.estimation.cache import CACHE_BLOCKS, CacheShape, cache_shape, embeds, is_quantised, layer_cache
+from stoker.domain.estimation.cache import CACHE_BLOCKS, cache_shape, embeds, is_quantised, layer_cache
 from stoker.domain.estimation.companions import with_draft, with_projector
 from stoker.domain.estimation.compute import COPIES, MicroBatch
 from stoker.domain.estimation.types import DeviceMemory, EstimateRefusal, HostMemory, MemoryEstimate
@@ -52,11 +52,12 @@ def estimate(
     a CPU may be one of them, behind an RPC server. A `projector` and a `draft` model stand on the first device.
     """
     context = options.context_length or min(map(default_context, (profile, draft or profile)))
-    if (refusal := _refuse(profile, options, context, split)) is not None:
-        return refusal
-    if profile.no_flash_attention:
-        options = options.model_copy(update={"flash_attention": False})
-    found = _Model.of(profile, options, context).spread(split, kinds)
+    model = ModelMemory.of(profile, options, context)
+    if isinstance(model, EstimateRefusal):
+        return model
+    if message := wrong_split(profile, split):
+        return EstimateRefusal(message=message)
+    options, found = model.options, model.spread(split, kinds)
     on_gpu = bool(split) and (not kinds or kinds[0] is not DeviceKind.CPU)
     if projector is not None:
         found = with_projector(found, projector, options, on_gpu=on_gpu)
@@ -70,30 +71,53 @@ def estimate(
     return found
 
 
+def without_prompt_cache(estimate: MemoryEstimate) -> MemoryEstimate:
+    """The same of a main server that keeps no prompts: one whose devices are on several workers (`llamacpp`)."""
+    host = estimate.host.model_copy(update={"overhead": estimate.host.overhead - PROMPT_CACHE})
+    return estimate.model_copy(update={"host": host})
+
+
+def device_overhead(*, on_gpu: bool) -> int:
+    """Bytes of the driver on a device with layers."""
+    return DEVICE_OVERHEAD if on_gpu else 0
+
+
 def default_context(profile: ModelProfile) -> int:
     """Tokens a slot when the administrator does not say: what the model was trained for, at most 8192."""
     return min(profile.context_length or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
 
 
-class _Model(NamedTuple):
+class Parts(NamedTuple):
+    """Bytes on one device, by what they are for, less the driver's."""
+
+    weights: int
+    cache: int
+    compute: int
+
+
+class ModelMemory(NamedTuple):
     """A model with its options, and what follows from them for all devices alike."""
 
     profile: ModelProfile
     options: EngineOptions
     context: int  # tokens a slot
-    shape: CacheShape
     cache: tuple[int, ...]  # bytes of each layer
     batch: MicroBatch
 
     @classmethod
-    def of(cls, profile: ModelProfile, options: EngineOptions, context: int) -> "_Model":
+    def of(cls, profile: ModelProfile, options: EngineOptions, context: int) -> "ModelMemory | EstimateRefusal":
+        """Of a model whose slots have `context` tokens each, unless llama.cpp would refuse that."""
+        if message := profile.unsupported or _context(profile, context) or _cache_type(profile, options):
+            return EstimateRefusal(message=message)
+        if profile.no_flash_attention:
+            options = options.model_copy(update={"flash_attention": False})
         shape = cache_shape(profile, options, context)
         batch = MicroBatch.of(profile, options, shape, context)
-        return cls(profile, options, context, shape, layer_cache(profile, options, shape), batch)
+        return cls(profile, options, context, layer_cache(profile, options, shape), batch)
 
     def spread(self, split: Sequence[int], kinds: Sequence[DeviceKind]) -> MemoryEstimate:
         """With `split` layers on each device, and the layers before them on the host."""
-        first = self.profile.block_count + 1 - sum(split)  # layer on a device
+        first = self.profile.block_count + 1 - sum(split)  # layer that is on a device
         pipelined = len(split) > 1 and first == 0
         bounds = [first, *(first + layers for layers in accumulate(split))]
         on_gpu = [kind is not DeviceKind.CPU for kind in kinds[: len(split)]]
@@ -110,24 +134,28 @@ class _Model(NamedTuple):
         )
 
     def on_device(self, start: int, end: int, *, on_gpu: bool, pipelined: bool) -> DeviceMemory:
-        """Layers `start` to `end`; the one after the last is the output."""
+        """Layers `start` to before `end`; the one after the last is the output."""
         if start == end:
             return DeviceMemory()
-        profile, batch = self.profile, self.batch
-        layers, output = profile.layers[start:end], end > profile.block_count
-        weights = sum(layer.weights + on_gpu * layer.padding for layer in layers)
-        if layers:
-            weights += profile.shared_weights
-        if output:
+        parts = next(islice(self.on_devices(end, on_gpu=on_gpu, pipelined=pipelined), end - start - 1, None))
+        return DeviceMemory(layers=end - start, overhead=device_overhead(on_gpu=on_gpu), **parts._asdict())
+
+    def on_devices(self, end: int, *, on_gpu: bool, pipelined: bool) -> Iterator[Parts]:
+        """A device with the layers from each start to before `end`: from `end` - 1, then back to 0."""
+        profile, layers, copies = self.profile, self.profile.layers[:end], COPIES if pipelined else 1
+        computed = self.batch.devices(end, copies=copies)
+        borrowed = self._borrowed(end) if profile.caching_layers else repeat(0)
+        weights = cache = 0
+        if end > len(layers):
             weights += profile.output_weights + profile.tied_weights + on_gpu * profile.output_padding
-        copies = COPIES if pipelined else 1
-        return DeviceMemory(
-            layers=end - start,
-            weights=weights,
-            cache=sum(self.cache[start:end]),
-            compute=self._cautious(batch.device(start, end, copies=copies) + copies * self._borrowed(start, end)),
-            overhead=DEVICE_OVERHEAD if on_gpu else 0,
-        )
+            yield Parts(weights, cache, self._cautious(next(computed)))
+        weights += profile.shared_weights
+        for layer, kept, compute, copied in zip(
+            reversed(layers), reversed(self.cache[:end]), computed, borrowed, strict=False
+        ):
+            weights += layer.weights + on_gpu * layer.padding
+            cache += kept
+            yield Parts(weights, cache, self._cautious(compute + copies * copied))
 
     def on_host(self, first: int, *, any_gpu: bool, pipelined: bool) -> HostMemory:
         """The layers before `first`, and what never leaves the host."""
@@ -144,6 +172,7 @@ class _Model(NamedTuple):
             compute += ((5 if pipelined else 2) + profile.positioned) * batch.residual
         compute += (2 + pipelined) * batch.per_layer
         return HostMemory(
+            layers=first,
             weights=weights,
             cache=sum(self.cache[:first]),
             compute=self._cautious(compute),
@@ -151,23 +180,18 @@ class _Model(NamedTuple):
             overhead=overhead + (DRIVER_OVERHEAD if any_gpu else 0),
         )
 
-    def _borrowed(self, start: int, end: int) -> int:
-        """Bytes of other devices' caches that layers `start` to `end` read: each of them gets a copy."""
-        if not (own := self.profile.caching_layers):
-            return 0
-        sources = [own - (2 if layer.windowed else 1) for layer in self.profile.layers[max(start, own) : end]]
-        return sum(self.cache[source] for source in sources if 0 <= source < start)
+    def _borrowed(self, end: int) -> Iterator[int]:
+        """Bytes of other devices' caches that the layers from each start to before `end` read: each gets a copy."""
+        layers, own = self.profile.layers[:end], self.profile.caching_layers
+        readers = {own - 1: 0, own - 2: 0}  # of the last two layers that keep a cache
+        for start in reversed(range(len(layers))):
+            if start >= own:
+                readers[own - (2 if layers[start].windowed else 1)] += 1
+            yield sum(count * self.cache[source] for source, count in readers.items() if count and 0 <= source < start)
 
     def _cautious(self, compute: int) -> int:
         """With a margin, where the architecture is not known."""
         return compute + compute // 4 if self.profile.caution else compute
-
-
-def _refuse(
-    profile: ModelProfile, options: EngineOptions, context: int, split: Sequence[int]
-) -> EstimateRefusal | None:
-    message = profile.unsupported or _context(profile, context) or _cache_type(profile, options)
-    return EstimateRefusal(message=message) if (message := message or _split(profile, split)) else None
 
 
 def _context(profile: ModelProfile, context: int) -> str:
@@ -213,7 +237,8 @@ def _cache_type(profile: ModelProfile, options: EngineOptions) -> str:
     return ""
 
 
-def _split(profile: ModelProfile, split: Sequence[int]) -> str:
+def wrong_split(profile: ModelProfile, split: Sequence[int]) -> str:
+    """Why the model cannot be spread so; empty: it can."""
     most = profile.block_count + 1
     if len(split) > MAX_DEVICES:
         return f"the split names {len(split)} devices: llama.cpp takes at most {MAX_DEVICES}"

@@ -21,6 +21,7 @@ class DeviceMemory(Value):
 class HostMemory(Value):
     """Bytes of RAM on the host of the main server."""
 
+    layers: int = 0  # those on no device; where none is, the output layer is counted, too
     weights: Bytes = 0  # token embeddings, and every layer that is on no device
     cache: Bytes = 0
     compute: Bytes = 0

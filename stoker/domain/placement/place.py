@@ -1,104 +1,112 @@
-"""The placement decision: a pure function of a snapshot and a request.
+"""The placement decision: a pure function of the fleet and a request.
 
-1. Every worker is checked; a refused one is kept with its reason.
-2. Its devices are tried: a GPU for the whole model, the CPU for the whole model.
-3. The first tier that has a candidate wins: one GPU, then the CPU.
-4. Within the tier the deployment's strategy ranks.
+1. Who may take part at all: `admission`.
+2. The tiers in their order, the first that fits wins: `tiers`, and a file for each.
+3. Within a tier the fewest workers, then the fewest devices, then the deployment's strategy.
+4. The layout becomes a placement with its claims: `placing`.
+5. Nothing fits: why, tier by tier, and what would: `explain`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from stoker.domain.claims import Claim, Snapshot
-from stoker.domain.estimation.estimate import estimate, whole
-from stoker.domain.estimation.types import EstimateRefusal, MemoryEstimate
-from stoker.domain.placement.candidates import Candidate, on_cpu, on_single_gpu
-from stoker.domain.placement.explain import unplaceable
-from stoker.domain.placement.feasibility import refuse_device, refuse_worker, unknown_devices
-from stoker.domain.placement.scoring import best
-from stoker.domain.placement.types import Placement, PlacementRequest, Rejection, Rule, Unplaceable
-from stoker.domain.units import format_bytes
-from stoker.domain.workers import DeviceKind
+from stoker.domain.base import InstanceId
+from stoker.domain.estimation.types import EstimateRefusal
+from stoker.domain.placement.admission import Reserved, admit
+from stoker.domain.placement.explain import no_workers, unplaceable, unsupported
+from stoker.domain.placement.fleet import Fleet
+from stoker.domain.placement.overcommit import warning_of
+from stoker.domain.placement.placing import claims_of, placement_of
+from stoker.domain.placement.problem import Problem, model_of
+from stoker.domain.placement.reservations import (
+    MOST_ELDERS,
+    PENDING_HOLD_SECONDS,
+    Reservations,
+    Waiting,
+    in_turn,
+    reserved_devices,
+)
+from stoker.domain.placement.tiers import search
+from stoker.domain.placement.types import Placement, PlacementRequest, Unplaceable
 
-
-def place(snapshot: Snapshot, request: PlacementRequest) -> Placement | Unplaceable:
-    """Where the request goes now, or every reason why it goes nowhere."""
-    needs = _needs(request)
-    if isinstance(needs, EstimateRefusal):
-        refused = Rejection(rule=Rule.UNSUPPORTED, message=needs.message)
-        return Unplaceable(rejections=(refused,), summary=needs.message)
-    on_gpu, in_ram = needs
-    gpus: list[Candidate] = []
-    cpus: list[Candidate] = []
-    rejections: list[Rejection] = unknown_devices(request, snapshot.workers)
-    for worker in snapshot.workers:
-        if (refusal := refuse_worker(request, worker)) is not None:
-            rejections.append(refusal)
-            continue
-        for device in worker.devices:
-            if (refusal := refuse_device(request, worker, device)) is not None:
-                rejections.append(refusal)
-                continue
-            if device.kind is DeviceKind.CPU:
-                tier, outcome = cpus, on_cpu(snapshot, worker, device, in_ram)
-            else:
-                tier, outcome = gpus, on_single_gpu(snapshot, worker, device, on_gpu)
-            if isinstance(outcome, Candidate):
-                tier.append(outcome)
-            else:
-                rejections.append(outcome)
-    for tier in (gpus, cpus):
-        if (chosen := best(tier, request.spec.strategy, request.avoid)) is not None:
-            return _placement(chosen, request, len(tier))
-    return unplaceable(snapshot, request, rejections)
+__all__ = ["claims_of", "place", "placed", "wakeable"]
 
 
-def claims_of(placement: Placement, instance_id: str, incarnation: int) -> tuple[Claim, ...]:
-    """The claims that hold `placement` for that incarnation, one a device."""
-    return tuple(
-        Claim(
-            instance_id=instance_id,
-            incarnation=incarnation,
-            worker=placement.worker,
-            device=share.device,
-            size=share.claim,
-        )
-        for share in placement.shares
-    )
+def place(
+    fleet: Fleet, request: PlacementRequest, holders: Sequence[PlacementRequest] = (), *, holds: bool = False
+) -> Placement | Unplaceable:
+    """Where the request goes now, or every reason why it goes nowhere.
 
-
-def wakeable(snapshot: Snapshot, pending: Iterable[PlacementRequest]) -> tuple[str, ...]:
-    """Ids of those pending instances that fit now, all of them together, when served in the order given.
-
-    One that does not fit is passed over: it must not hold up a smaller one behind it.
+    `holders`: those that have waited so long that they reserve devices against this one (`reservations.holders`);
+    `holds`: it has waited so long itself, and is told what is kept for it.
     """
-    woken = []
-    for request in pending:
-        outcome = place(snapshot, request)
-        if isinstance(outcome, Placement):
-            woken.append(request.instance_id)
-            snapshot = snapshot.plus(claims_of(outcome, request.instance_id, request.incarnation))
+    reserved = Reservations(fleet).of(tuple(holders))
+    found = placed(fleet, request, reserved)
+    if found is not None:
+        return found
+    why = explained(fleet, request, reserved)
+    kept = reserved_devices(fleet, request, reserved) if holds and why.lacks_room else ()
+    return why.model_copy(update={"reserved": kept}) if kept else why
+
+
+def placed(fleet: Fleet, request: PlacementRequest, reserved: Reserved) -> Placement | None:
+    """Where the request goes now, beside what is `reserved` for others; None when nowhere."""
+    model = model_of(request.profile, request.spec.options)
+    if isinstance(model, EstimateRefusal):
+        return None
+    problem = Problem(request, model, admit(fleet, request, reserved))
+    layout = search(problem)
+    if layout is None:
+        return None
+    placement = placement_of(problem, layout)
+    if request.spec.overcommit:
+        warning = warning_of(placement, problem.admission.hosts)
+        placement = placement.model_copy(update={"warning": warning}) if warning else placement
+    return placement
+
+
+def explained(fleet: Fleet, request: PlacementRequest, reserved: Reserved) -> Unplaceable:
+    """Why the request goes nowhere."""
+    model = model_of(request.profile, request.spec.options)
+    if isinstance(model, EstimateRefusal):
+        return unsupported(model)
+    if not fleet.hosts:
+        return no_workers()
+    problem = Problem(request, model, admit(fleet, request, reserved))
+    return unplaceable(fleet, problem, reserved)
+
+
+def wakeable(
+    fleet: Fleet, waiting: Sequence[Waiting], *, hold_seconds: float = PENDING_HOLD_SECONDS
+) -> tuple[InstanceId, ...]:
+    """Ids of those that fit now, all of them together, served by priority, then by how long they have waited.
+
+    One that does not fit is passed over: it must not hold up a smaller one behind it, unless it has waited so long
+    that it reserves devices.
+    """
+    woken: list[InstanceId] = []
+    holding: list[Waiting] = []
+    reservations = Reservations(fleet)
+    refused: set[object] = set()  # like ones need not be asked again: there is only less room than before
+    for one in sorted(waiting, key=in_turn):
+        request = one.request
+        elders = tuple(elder.request for elder in holding if elder.waited_seconds > one.waited_seconds)
+        kind = _kind(request), tuple(elder.instance_id for elder in elders)
+        if kind not in refused:
+            found = placed(fleet, request, reservations.of(elders))
+            if found is not None:
+                woken.append(request.instance_id)
+                fleet = fleet.plus(claims_of(found, request.instance_id, request.incarnation))
+                reservations = Reservations(fleet)
+                continue
+            refused.add(kind)
+        if one.waited_seconds >= hold_seconds and len(holding) < MOST_ELDERS:
+            holding.append(one)
     return tuple(woken)
 
 
-def _needs(request: PlacementRequest) -> tuple[MemoryEstimate, MemoryEstimate] | EstimateRefusal:
-    on_gpu = estimate(request.profile, request.spec.options, whole(request.profile))
-    if isinstance(on_gpu, EstimateRefusal):
-        return on_gpu
-    in_ram = estimate(request.profile, request.spec.options)
-    if isinstance(in_ram, EstimateRefusal):
-        return in_ram
-    return on_gpu, in_ram
-
-
-def _placement(chosen: Candidate, request: PlacementRequest, candidates: int) -> Placement:
-    device = "its CPU" if chosen.main.kind is DeviceKind.CPU else chosen.main.name or chosen.main.id
-    others = (
-        "the only device that fits" if candidates == 1 else f"first of {candidates} that fit ({request.spec.strategy})"
-    )
-    return Placement(
-        worker=chosen.worker.name,
-        shares=chosen.shares,
-        estimate=chosen.estimate,
-        reason=f"whole model on {device} of {chosen.worker.name}: {others}, "
-        f"{format_bytes(chosen.free_after)} stay free there",
-    )
+def _kind(request: PlacementRequest) -> object:
+    """Requests of one kind fit into the same room."""
+    spec = request.spec
+    where = (*sorted(spec.worker_selector.items()), *spec.devices, *request.avoid)
+    how = (spec.strategy, spec.cpu_offload, spec.distributed, spec.gpu_layers, spec.tensor_split, spec.overcommit)
+    return request.profile, spec.options, request.files, spec.min_compute_capability, where, how

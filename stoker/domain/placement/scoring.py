@@ -1,32 +1,33 @@
-"""Ranking the candidates of one tier. A strategy is a function from a candidate to a number: the higher, the better."""
+"""Ranking what is equally good in workers and devices. A score is a number: the higher, the better."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from stoker.domain.base import WorkerName
-from stoker.domain.deployments import Strategy
-from stoker.domain.placement.candidates import Candidate
+from stoker.domain.placement.fleet import Host, Room
+from stoker.domain.placement.problem import Problem
 
-Score = Callable[[Candidate], float]
-
-
-def spread(candidate: Candidate) -> float:
-    """The share of the device that stays free, 0 to 1: the emptiest first."""
-    return candidate.free_after / candidate.main.total if candidate.main.total else 0.0
+FILE_WORTH = 0.25
+"""A worker that holds the file already may be fuller than another by this part of a device: a download is spared."""
 
 
-def binpack(candidate: Candidate) -> float:
-    """The share of the device that is then taken, 0 to 1: the fullest that still fits first."""
-    return 1.0 - spread(candidate)
+_WHOLE = float(1 << 40)  # bytes that make 1 of a binpack score
 
 
-SCORES: dict[Strategy, Score] = {Strategy.SPREAD: spread, Strategy.BINPACK: binpack}
+def score(problem: Problem, host: Host, rooms: Sequence[Room], needed: int) -> float:
+    """Of taking `needed` bytes of `rooms`. Spread: the part of them that stays free. Binpack: the fewest bytes left.
+
+    Binpack counts bytes and not parts, so that large holes are kept whole.
+    """
+    size = sum(room.device.total for room in rooms)
+    return _score(problem, host, sum(room.free for room in rooms) - needed, size or 1)
 
 
-def best(candidates: Sequence[Candidate], strategy: Strategy, avoid: Sequence[WorkerName]) -> Candidate | None:
-    """The best candidate, or None of none. Workers to avoid come last; ties go by name, so that the answer is one."""
-    score = SCORES[strategy]
-    return min(
-        candidates,
-        key=lambda c: (c.worker.name in avoid, -score(c), c.worker.name, c.main.id),
-        default=None,
-    )
+def score_of_one(problem: Problem, host: Host, room: Room, needed: int) -> float:
+    """The same of one room."""
+    return _score(problem, host, room.free - needed, room.device.total or 1)
+
+
+def _score(problem: Problem, host: Host, left: int, size: int) -> float:
+    found = -left / _WHOLE if problem.is_packed else left / size
+    if host.held_files and problem.holds_file(host):
+        found += FILE_WORTH * (size / _WHOLE if problem.is_packed else 1)
+    return found

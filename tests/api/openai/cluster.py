@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from api.openai.endpoints import ENDPOINTS
 from api.openai.proxy import ProxyLimits
 from api.openai.upstream import Pool
 from tests.api.openai.serving import Door, model, open_door
@@ -28,13 +29,9 @@ async def cluster(*scripts: Script, limits: ProxyLimits | None = None) -> AsyncI
 
 async def stream_of(door: Door, path: str = "/v1/chat/completions", **fields: Any) -> tuple[httpx.Response, bytes]:
     """A streamed answer, to its end."""
-    body = {
-        "model": "m",
-        "messages": [{"role": "user", "content": "hi"}],
-        "prompt": "hi",
-        "input": "hi",
-        "stream": True,
-    }
+    needed: dict[str, Any] = {"messages": [{"role": "user"}], "prompt": "hi", "input": "hi"}
+    [name] = ENDPOINTS[path.removeprefix("/v1")].required
+    body = {"model": "m", name: needed[name], "stream": True}
     async with door.client.stream("POST", path, json=body | fields) as response:
         return response, await response.aread()
 

@@ -12,13 +12,17 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 from uvicorn.server import ServerState
 
+from api.http_protocol import HttpProtocol
+from api.openai.admission import OPEN_GATE
+from api.openai.admission import Gate as AdmissionGate
 from api.openai.auth import Principal
 from api.openai.call import Receive, Scope, Send
-from api.openai.metering import Metrics
+from api.openai.metering import Metrics, Recorder
 from api.openai.proxy import ProxyLimits
 from api.openai.router import ModelRoute, Replica, RouteTable
 from api.openai.routes import OpenAIApp
 from api.openai.upstream import Pool
+from stoker.domain.model_routes import RouteSpec
 
 KEY = "sk-stoker-test"
 
@@ -26,8 +30,9 @@ KEY = "sk-stoker-test"
 class Routes:
     """A RouteSource whose next table is handed out by `refresh`."""
 
-    def __init__(self, *routes: ModelRoute) -> None:
-        self.table = RouteTable(models={route.name: route for route in routes})
+    def __init__(self, *routes: ModelRoute, names: Iterable[RouteSpec] = ()) -> None:
+        named = {spec.name: spec for spec in names}
+        self.table = RouteTable(models={route.name: route for route in routes}, routes=named)
         self.next: RouteTable | None = None
         self.refreshes = 0
         self.hangs = False
@@ -73,8 +78,8 @@ class Door:
         return self.registry.get_sample_value(name, labels)
 
     async def chat(self, **fields: Any) -> httpx.Response:
-        """Asks the model `m` something."""
-        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]} | fields
+        """Asks the model `m` something that begins no conversation: any engine may answer."""
+        body = {"model": "m", "messages": [{"role": "user"}]} | fields
         return await self.client.post("/v1/chat/completions", json=body)
 
     async def until_idle(self) -> None:
@@ -95,7 +100,7 @@ async def serving(app: Callable[[Scope, Receive, Send], Any]) -> AsyncIterator[s
 
     At the end every client is cut off, and no request may outlive that.
     """
-    config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, http="httptools")
+    config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, http=HttpProtocol)
     config.load()
     state = ServerState()
 
@@ -128,12 +133,20 @@ async def say(url: str, request: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def open_door(routes: Routes | Iterable[ModelRoute], *, limits: ProxyLimits | None = None) -> AsyncIterator[Door]:
-    """The door with these models, opened by KEY."""
+async def open_door(
+    routes: Routes | Iterable[ModelRoute],
+    *,
+    limits: ProxyLimits | None = None,
+    gate: AdmissionGate = OPEN_GATE,
+    principal: Principal | None = None,
+    recorder: Recorder | None = None,
+) -> AsyncIterator[Door]:
+    """The door with these models, opened by KEY, which is `principal`'s."""
     source = routes if isinstance(routes, Routes) else Routes(*routes)
     pool, registry = Pool(), CollectorRegistry()
-    metrics = Metrics(registry, time.monotonic)
-    app = OpenAIApp(source, lambda key: Principal() if key == KEY else None, pool, metrics, limits=limits)
+    metrics = Metrics(registry, time.monotonic, recorder)
+    owner = principal or Principal()
+    app = OpenAIApp(source, lambda key: owner if key == KEY else None, pool, metrics, limits=limits, gate=gate)
     async with serving(app) as url:
         headers = {"authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(

@@ -1,5 +1,7 @@
 """Answers that break off after the client has seen their beginning."""
 
+import json
+
 import httpx
 import pytest
 
@@ -7,6 +9,7 @@ from api.openai.exchange import Timeouts
 from api.openai.proxy import ProxyLimits
 from tests.api.openai.cluster import STREAM, cluster, error_of, is_at_rest, stream_of
 from tests.api.openai.serving import until
+from tests.api.openai.test_responses_stream import told
 from tests.fakes.engine import DONE, STREAM_END, STREAM_HEAD, Close, Hang, Script, Send, answer, chunk, delta
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +52,17 @@ async def test_an_anthropic_stream_breaks_off_in_its_own_way() -> None:
             _, body = await stream_of(door, "/v1/messages")
             assert b'event: error\ndata: {"type": "error", "error": {' in body
             assert error_of(body)["code"] == "engine_failed"
+
+
+async def test_a_response_breaks_off_with_an_event_of_the_name_error() -> None:
+    begun = told(
+        {"type": "response.created", "response": {"id": "resp_1", "object": "response", "status": "in_progress"}}
+    )
+    async with cluster([Send(STREAM_HEAD + chunk(begun)), Close(reset=False)]) as (door, _):
+        _, body = await stream_of(door, "/v1/responses")
+        assert b"\n\nevent: error\ndata: {" in body
+        assert error_of(body)["code"] == "engine_failed"
+        assert json.loads(body.rpartition(b"data: ")[2])["type"] == "error"
 
 
 async def test_an_engine_that_errs_before_its_first_event_answers_with_a_status() -> None:

@@ -8,9 +8,11 @@ from api.openai.proxy import ProxyLimits
 from tests.api.openai.cluster import OK, REFUSING, cluster, is_at_rest
 from tests.api.openai.serving import Routes, model, open_door, until
 from tests.fakes.engine import (
+    STREAM_END,
     STREAM_HEAD,
     Endless,
     FakeEngine,
+    Gate,
     Hang,
     Script,
     Send,
@@ -48,6 +50,33 @@ async def test_a_client_that_goes_ends_the_engines_work(script: Script, stream: 
         assert door.metric("stoker_requests_total", model="m", status_class="gone") == 1
         assert len(engines[1].requests) == 0
         assert not door.app._proxy.balancer.is_out(engines[0].address)
+
+
+async def test_a_stream_whose_engine_ends_late_does_not_hide_that_the_next_requests_client_goes() -> None:
+    gate = Gate()
+    done: Script = [Send(STREAM_HEAD + chunk(delta("hi") + b"data: [DONE]\n\n")), gate, Send(STREAM_END)]
+    async with FakeEngine(done, [Hang()]) as engine, open_door([model(engine.address)]) as door:
+        assert (await door.chat(stream=True)).status_code == 200
+        asking = asyncio.create_task(door.chat())  # over the same connection, while the first is not settled yet
+        await engine.until(lambda engine: len(engine.requests) == 2)
+        gate.event.set()
+        await until(lambda: door.metric("stoker_requests_running", model="m") == 1)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await engine.until(lambda engine: engine.gone == 1)
+        await until(lambda: is_at_rest(door, engine))
+        assert len(door.app._proxy.slow_readers) == 0
+
+
+@pytest.mark.parametrize("size", [100, 200_000], ids=["small", "more than the server reads ahead"])
+async def test_it_is_heard_however_large_the_request_was(size: int) -> None:
+    async with cluster([Hang()]) as (door, [engine]):
+        asking = asyncio.create_task(door.chat(messages=[{"role": "user", "content": "x" * size}]))
+        await engine.until(lambda engine: len(engine.requests) == 1)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await engine.until(lambda engine: engine.gone == 1)
+        await until(lambda: is_at_rest(door, engine))
 
 
 async def test_a_client_that_goes_while_the_table_is_read_reaches_no_engine() -> None:

@@ -44,6 +44,8 @@ def test_recorded_errors(name: str, status: int, param: str | None, code: str | 
         (500, b"[" * 100_000, 502, "status 500"),
         (500, b'{"error":"just text"}', 502, "just text"),
         (500, b'["list"]', 502, "status 500"),
+        (500, b'{"error":{"message":"[json.exception.type_error.302] type must be string"}}', 400, "must be string"),
+        (500, b'{"error":{"message":"Unknown reasoning format: x"}}', 400, "Unknown reasoning format"),
         (400, b"", 400, "The engine refused the request with status 400."),
         (422, b'{"error":{"message":"no"}}', 400, "no"),
         (413, b"", 413, "takes no request of this size"),

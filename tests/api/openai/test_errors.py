@@ -40,7 +40,7 @@ def test_anthropic_clients_find_their_own_shape_in_it(error: APIError, status: i
     body = json.loads(error.body(anthropic=True))
     assert body["type"] == "error"
     assert body["error"] == json.loads(error.body())["error"]
-    assert error.event(anthropic=True) == b"event: error\ndata: " + error.body(anthropic=True) + b"\n\n"
+    assert error.event(named=True) == b"event: error\ndata: " + error.body(anthropic=True) + b"\n\n"
     assert error.event() == b"data: " + error.body() + b"\n\n"
 
 

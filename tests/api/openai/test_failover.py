@@ -1,5 +1,9 @@
 """Engines that refuse, fail or are late: which other is asked, and what the client is told."""
 
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
 import pytest
 
 from api.openai.exchange import Timeouts
@@ -153,6 +157,39 @@ async def test_a_model_that_no_engine_can_be_reached_of() -> None:
         assert door.routes.refreshes == 1
         door.routes.later(model(state="loading"))
         assert error_of((await door.chat()).content)["code"] == "model_loading"
+
+
+@contextmanager
+def silent_host() -> Iterator[tuple[str, int]]:
+    """An address where nobody says yes or no, as of a host without power: its queue of connections is full."""
+    with socket.socket() as listener, ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(2):  # one more than it says
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()
+
+
+async def test_a_dead_host_is_given_up_soon_and_another_engine_answers() -> None:
+    assert Timeouts().connect <= 2.0
+    limits = ProxyLimits(timeouts=Timeouts(connect=0.05))
+    with silent_host() as dead:
+        async with FakeEngine(OK) as fine, open_door([model(dead, fine.address)], limits=limits) as door:
+            assert (await door.chat()).status_code == 200
+            assert door.app._proxy.balancer.is_out(dead)
+            assert (await door.chat()).status_code == 200, "and nobody asks it for now"
+            assert len(fine.requests) == 2
+
+
+async def test_a_model_on_a_dead_host_alone_fails_soon() -> None:
+    limits = ProxyLimits(timeouts=Timeouts(connect=0.05))
+    with silent_host() as dead:
+        async with open_door([model(dead)], limits=limits) as door:
+            response = await door.chat()
+            assert (response.status_code, response.headers["retry-after"]) == (503, "2")
+            assert error_of(response.content)["code"] == "engine_unreachable"
 
 
 async def test_an_engine_that_still_loads_is_told_as_loading() -> None:

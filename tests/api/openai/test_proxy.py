@@ -1,13 +1,15 @@
 """What goes through the proxy, and what is counted of it."""
 
 import asyncio
+import json
 from typing import Any
 
 import httpx
 import pytest
 
+from api.openai.endpoints import ENDPOINTS
 from api.openai.proxy import ProxyLimits
-from tests.api.openai.cluster import OK, STREAM, cluster, is_at_rest, stream_of
+from tests.api.openai.cluster import OK, STREAM, cluster, error_of, is_at_rest, stream_of
 from tests.api.openai.recordings import recorded, recorded_body
 from tests.api.openai.serving import until
 from tests.fakes.engine import (
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_request_and_its_answer_go_through_untouched() -> None:
     async with cluster([Send(recorded("chat"))]) as (door, [engine]):
-        body = b'{ "model" : "m",\n"messages":[{"role":"user","content":"h\\u00e9"}], "unknown": 1.50 }'
+        body = b'{ "model" : "m",\n"messages":[{"role":"user","content":"h\\u00e9"}], "seed": 1.50e1 }'
         headers = {
             "x-request-id": "r-1",
             "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
@@ -38,7 +40,9 @@ async def test_a_request_and_its_answer_go_through_untouched() -> None:
         }
         response = await door.client.post("/v1/chat/completions", content=body, headers=headers)
         assert response.status_code == 200
-        assert response.content == recorded_body("chat")
+        assert response.content == recorded_body("chat").replace(
+            b'"index":0,"message":{', b'"index":0,"logprobs":null,"message":{"refusal":null,'
+        ), "but for what OpenAI's schema wants besides"
         assert response.headers["x-request-id"] == "r-1"
         assert response.headers["content-type"] == "application/json; charset=utf-8"
         assert "llama.cpp" not in response.headers.get("server", "")
@@ -59,17 +63,40 @@ async def test_a_request_and_its_answer_go_through_untouched() -> None:
     [
         ("/v1/completions", "completion"),
         ("/v1/embeddings", "embeddings"),
-        ("/v1/responses", "responses"),
         ("/v1/messages", "messages"),
         ("/v1/messages/count_tokens", "count_tokens"),
     ],
 )
 async def test_every_route_of_the_engine_is_passed_on(path: str, name: str) -> None:
     async with cluster([Send(recorded(name))]) as (door, [engine]):
-        body = {"model": "m", "prompt": "p", "input": "i", "messages": [{"role": "user", "content": "hi"}]}
-        response = await door.client.post(path, json=body)
+        needed = {"prompt": "p", "input": "i", "messages": [{"role": "user", "content": "hi"}]}
+        [field] = ENDPOINTS[path.removeprefix("/v1")].required
+        response = await door.client.post(path, json={"model": "m", field: needed[field]})
         assert (response.status_code, response.content) == (200, recorded_body(name))
         assert engine.requests[0].path == path
+
+
+async def test_a_form_goes_on_as_it_came() -> None:
+    reply = (
+        b'{"type":"transcript.text.done","text":"hello","usage":{"type":"tokens","input_tokens":5,"output_tokens":2}}'
+    )
+    async with cluster([Send(answer(reply))]) as (door, [engine]):
+        response = await door.client.post(
+            "/v1/audio/transcriptions", data={"model": "m"}, files={"file": ("a.wav", b"RIFF\r\n--x", "audio/wav")}
+        )
+        assert (response.status_code, response.content) == (200, reply)
+        (request,) = engine.requests
+        assert request.path == "/v1/audio/transcriptions"
+        assert request.headers["content-type"].startswith("multipart/form-data; boundary=")
+        assert b"RIFF\r\n--x\r\n" in request.body
+
+
+async def test_a_request_goes_on_in_the_engines_words() -> None:
+    async with cluster([Send(recorded("chat"))]) as (door, [engine]):
+        tools = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]
+        await door.chat(tools=tools, tool_choice={"type": "function", "function": {"name": "g"}})
+        sent = json.loads(engine.requests[0].body)
+        assert (sent["tool_choice"], sent["tools"]) == ("required", tools[1:])
 
 
 @pytest.mark.parametrize("every", [0, 1, 7])
@@ -87,11 +114,52 @@ async def test_a_stream_goes_through_however_it_was_cut(every: int) -> None:
         assert engine.connections == 1  # the connection is used again after a stream
 
 
-@pytest.mark.parametrize("name", ["messages_stream", "responses_stream"])
-async def test_streams_of_other_apis_go_through(name: str) -> None:
-    async with cluster([Send(recorded(name))]) as (door, _):
-        _, body = await stream_of(door, "/v1/" + name.removesuffix("_stream"))
-        assert body == recorded_body(name)
+async def test_an_anthropic_stream_goes_through() -> None:
+    async with cluster([Send(recorded("messages_stream"))]) as (door, _):
+        _, body = await stream_of(door, "/v1/messages")
+        assert body == recorded_body("messages_stream")
+
+
+async def test_response_objects_are_completed() -> None:
+    async with cluster([Send(recorded("responses"))]) as (door, _):
+        whole = (await door.client.post("/v1/responses", json={"model": "m", "input": "i", "temperature": 0.5})).json()
+        assert (whole["status"], whole["temperature"], whole["tools"]) == ("completed", 0.5, [])
+    async with cluster([Send(recorded("responses_stream"))]) as (door, _):
+        _, body = await stream_of(door, "/v1/responses")
+        assert b'"sequence_number":0' in body
+        assert body.count(b"event: response.completed\n") == 1
+
+
+async def test_an_event_of_a_response_that_lacks_something_ends_the_stream_with_an_error() -> None:
+    script: Script = [
+        Send(STREAM_HEAD + chunk(b'event: x\ndata: {"type":"response.output_item.added"}\n\n') + STREAM_END)
+    ]
+    async with cluster(script, script) as (door, _):
+        _, body = await stream_of(door, "/v1/responses")
+        assert error_of(body)["code"] == "engine_failed"
+
+
+@pytest.mark.parametrize(
+    "events", [[b": ping\n\n", delta("hi"), DONE], [b": ping\n\n", delta("hi") + DONE]], ids=["apart", "together"]
+)
+async def test_the_first_token_is_no_comment(events: list[bytes]) -> None:
+    gate = Gate()
+    script: Script = [
+        Send(STREAM_HEAD + chunk(events[0])),
+        gate,
+        *(Send(chunk(event)) for event in events[1:]),
+        Send(STREAM_END),
+    ]
+    async with cluster(script) as (door, [engine]):
+        body = {"model": "m", "messages": [{}], "stream": True}
+        async with door.client.stream("POST", "/v1/chat/completions", json=body) as response:
+            pieces = response.aiter_raw()
+            assert await anext(pieces) == b": ping\n\n", "it keeps the connection alive"
+            assert door.metric("stoker_time_to_first_token_seconds_count", model="m") == 0
+            gate.event.set()
+            assert b"".join([piece async for piece in pieces]) == delta("hi") + DONE
+        await until(lambda: is_at_rest(door, engine))
+        assert door.metric("stoker_time_to_first_token_seconds_count", model="m") == 1
 
 
 async def test_usage_in_streams_is_shaped_on_the_way() -> None:

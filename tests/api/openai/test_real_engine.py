@@ -1,8 +1,9 @@
 """The official client, unchanged, through the door to the real engine."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from openai import AsyncOpenAI
 
 from api.openai.router import ModelRoute
+from stoker.domain.model_routes import RouteSpec, RouteTarget
 from tests.api.openai import real_engine
 from tests.api.openai.real_engine import RealEngine, running_engine
-from tests.api.openai.serving import KEY, Door, model, open_door, until
+from tests.api.openai.serving import KEY, Door, Routes, model, open_door, until
 
 pytestmark = pytest.mark.anyio
 
@@ -43,14 +45,16 @@ def embedder(smollm2: Path) -> Iterator[RealEngine]:
 def route(engine: RealEngine, name: str = "m", *before: tuple[str, int]) -> ModelRoute:
     """A model that `engine` answers for, after the replicas at `before`."""
     found = model(*before, engine.address, name=name)
-    replicas = [replica.model_copy(update={"api_key": real_engine.KEY}) for replica in found.replicas]
+    replicas = [replace(replica, api_key=real_engine.KEY) for replica in found.replicas]
     return found.model_copy(update={"replicas": tuple(replicas)})
 
 
 @asynccontextmanager
-async def client_of(*routes: ModelRoute, key: str = KEY) -> AsyncIterator[tuple[AsyncOpenAI, Door]]:
+async def client_of(
+    *routes: ModelRoute, key: str = KEY, names: Iterable[RouteSpec] = ()
+) -> AsyncIterator[tuple[AsyncOpenAI, Door]]:
     async with (
-        open_door(routes) as door,
+        open_door(Routes(*routes, names=names)) as door,
         AsyncOpenAI(base_url=f"{door.url}/v1", api_key=key, max_retries=0, timeout=120) as client,
     ):
         yield client, door
@@ -89,6 +93,18 @@ async def test_a_chat(engine: RealEngine) -> None:
         await door.until_idle()
         assert door.metric("stoker_tokens_total", model="m", direction="out") == 5
         assert door.metric("stoker_tokens_total", model="m", direction="in") == answer.usage.prompt_tokens
+
+
+async def test_a_model_by_another_name_is_answered_under_that_name(engine: RealEngine) -> None:
+    spec = RouteSpec(name="org/name:q4", targets=(RouteTarget(deployment="m"),))
+    async with client_of(route(engine), names=[spec]) as (client, _):
+        asked: Any = {"model": spec.name, "messages": HELLO, "max_tokens": 3}
+        answer = await client.chat.completions.create(**asked)
+        assert answer.model == spec.name
+        chunks = [chunk async for chunk in await client.chat.completions.create(**asked, stream=True)]
+        assert {chunk.model for chunk in chunks} == {spec.name}
+        response = await client.responses.create(model=spec.name, input="Say hello.", max_output_tokens=3)
+        assert response.model == spec.name
 
 
 async def test_a_streamed_chat_without_usage(engine: RealEngine) -> None:
@@ -141,7 +157,7 @@ async def test_responses(engine: RealEngine) -> None:
         assert answer.output_text
         stream = await client.responses.create(model="m", input="Say hello.", max_output_tokens=5, stream=True)
         kinds = [event.type async for event in stream]
-        assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
+        assert (kinds[0], kinds[-1]) == ("response.created", "response.incomplete"), "its five tokens are used up"
         await door.until_idle()
         assert door.metric("stoker_tokens_total", model="m", direction="out") == 10
 

@@ -128,6 +128,24 @@ def test_the_first_delta_names_the_role(delta: dict[str, Any], sent: dict[str, A
     assert shape(event) == event
 
 
+def test_each_choice_has_its_role() -> None:
+    def event(index: int, delta: str) -> bytes:
+        return b'data: {"choices":[{"finish_reason":null,"index":%d,"delta":{%s}}]}\n\n' % (index, delta.encode())
+
+    shape = StreamShape(CHAT, include_usage=False, choices=2)
+    sent = shape(event(0, '"role":"assistant","content":null') + event(0, '"content":"\\"index\\":1"'))
+    sent += shape(event(1, '"content":"x"') + event(0, '"content":"y"'))
+    sent += shape(event(1, '"content":"z"'))
+    deltas = [json.loads(each[6:])["choices"][0] for each in sent.split(b"\n\n")[:-1]]
+    assert [(choice["index"], choice["delta"].get("role")) for choice in deltas] == [
+        (0, "assistant"),
+        (0, None),
+        (1, "assistant"),
+        (0, None),
+        (1, None),
+    ]
+
+
 # --- usage ---
 
 

@@ -1,6 +1,7 @@
 """What is read of a request, and what is refused before an engine sees it."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from api.openai.endpoints import ENDPOINTS
 from api.openai.errors import APIError
-from api.openai.validation import EngineRequest, parse_request
+from api.openai.prefix import prefix_of
+from api.openai.validation import MAX_VALUES, EngineRequest, parse_request
 
 CHAT = ENDPOINTS["/chat/completions"]
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -40,13 +42,33 @@ def refused_field(**fields: Any) -> APIError:
         ({"stream": True, "stream_options": {}}, EngineRequest("m", stream=True)),
         ({"stream": True, "stream_options": {"include_usage": None}}, EngineRequest("m", stream=True)),
         ({"stream": True, "stream_options": {"include_usage": True}}, EngineRequest("m", True, include_usage=True)),
-        ({"n": 3}, EngineRequest("m", choices=3)),
-        ({"n_cmpl": 2.0}, EngineRequest("m", choices=2)),
+        ({"n": 3}, EngineRequest("m", choices=3, answers=3, assembled=True)),
+        ({"n_cmpl": 2.0}, EngineRequest("m", choices=2, answers=2, assembled=True)),
         ({"n": None}, EngineRequest("m")),
+        ({"max_tokens": 5}, EngineRequest("m", max_output=5)),
+        ({"max_tokens": 5, "n": 2}, EngineRequest("m", choices=2, answers=2, max_output=5, assembled=True)),
+        ({"max_tokens": 5, "max_completion_tokens": 7.0}, EngineRequest("m", max_output=7)),
+        ({"max_tokens": -1, "n_predict": 3}, EngineRequest("m", max_output=3)),
+        ({"max_tokens": -1}, EngineRequest("m")),
+        ({"n_probs": 3}, EngineRequest("m", logprobs=True)),
+        ({"logprobs": False}, EngineRequest("m")),
+        ({"max_tokens": None}, EngineRequest("m")),
     ],
 )
 def test_what_routing_needs(fields: dict[str, Any], expected: EngineRequest) -> None:
-    assert parsed(**fields) == expected
+    assert replace(parsed(**fields), prompt_size=0, prefix=0, body=b"") == expected
+
+
+def test_how_large_it_is_and_how_it_begins() -> None:
+    body = json.dumps({"model": "m", "messages": MESSAGES, "temperature": 1}).encode()
+    found = parse_request(CHAT, body)
+    assert found.prompt_size == len(body)
+    assert found.body is body, "most requests go on byte for byte"
+    assert (found.content_type, found.echoed) == (b"application/json", None)
+    assert found.prefix == prefix_of({"messages": MESSAGES}) != 0
+    embedding = b'{"model": "m", "input": "hi"}'
+    unwritten = parse_request(ENDPOINTS["/embeddings"], embedding)
+    assert (unwritten.prefix, unwritten.max_output) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -128,23 +150,161 @@ def test_fields_that_are_refused(fields: dict[str, Any], param: str, code: str |
         {"n": 128, "max_tokens": 2**31 - 1, "temperature": 2, "top_p": 0.0, "seed": -(2**63)},
         {"n": None, "max_tokens": None, "temperature": None, "top_p": None, "seed": None},
         {"max_tokens": 16.0, "presence_penalty": -2, "frequency_penalty": 2},
-        {"whatever": {"the": ["engine", "says"]}, "response_format": {"type": "json_object"}, "grammar": "x"},
+        {"response_format": {"type": "json_object", "schema": {"the": ["engine", "says"]}}, "grammar": "x"},
     ],
 )
 def test_what_is_in_range_or_not_ours_to_judge_passes(fields: dict[str, Any]) -> None:
     parsed(**fields)
 
 
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [(path, name) for path, endpoint in ENDPOINTS.items() for name in endpoint.required],
-)
+WHOLE: dict[str, dict[str, Any]] = {
+    "/chat/completions": {"messages": MESSAGES},
+    "/completions": {"prompt": "p"},
+    "/embeddings": {"input": "i"},
+    "/rerank": {"query": "q", "documents": ["d"]},
+    "/responses": {"input": "i"},
+    "/messages": {"messages": MESSAGES},
+    "/messages/count_tokens": {"messages": MESSAGES},
+}
+
+
+@pytest.mark.parametrize(("path", "name"), [(path, name) for path, body in WHOLE.items() for name in body])
 def test_each_route_names_the_field_that_it_needs(path: str, name: str) -> None:
-    body = {"model": "m", "messages": MESSAGES, "prompt": "p", "input": "i", "query": "q", "documents": ["d"]}
+    body = {"model": "m"} | WHOLE[path]
     parse_request(ENDPOINTS[path], json.dumps(body).encode())
     del body[name]
     error = refused(json.dumps(body).encode(), path)
     assert (error.param, error.code) == (name, "missing_required_parameter")
+
+
+def test_all_routes_are_tried_here_but_the_one_that_takes_a_form() -> None:
+    assert {path for path, endpoint in ENDPOINTS.items() if not endpoint.takes_form} == set(WHOLE)
+
+
+def nested(depth: int) -> Any:
+    """Arrays in one another, so that the whole body has `depth` of them and objects."""
+    inner: Any = "x"
+    for _ in range(depth - 1):
+        inner = [inner]
+    return inner
+
+
+@pytest.mark.parametrize(("depth", "taken"), [(2, True), (64, True), (65, False), (900, False)])
+def test_how_deep_a_body_may_be_nested(depth: int, taken: bool) -> None:
+    body = {"model": "m", "messages": MESSAGES, "metadata": nested(depth)}
+    if taken:
+        parsed(**body)
+    else:
+        assert "nested too deeply: more than 64" in refused(json.dumps(body).encode()).message
+
+
+def test_many_brackets_side_by_side_are_not_deep() -> None:
+    parsed(messages=MESSAGES * 500)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"messages": MESSAGES * 4097}, "messages", "array_above_max_length"),
+        ({"stop": ["x"] * 65}, "stop", "array_above_max_length"),
+        ({"logit_bias": {str(token): 1 for token in range(1025)}}, "logit_bias", "array_above_max_length"),
+        ({"messages": [{"role": "user", "content": "x" * (10 * 2**20 + 1)}]}, "messages", "string_above_max_length"),
+    ],
+)
+def test_how_much_there_may_be(fields: dict[str, Any], param: str, code: str) -> None:
+    error = refused_field(**fields)
+    assert (error.param, error.code) == (param, code)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "n", "answers"),
+    [
+        ("a", 3, 3),
+        ([1, 2, 3], 2, 2),
+        (["a", "b"], 1, 2),
+        (["a", [1, 2], "c"], 4, 12),
+        (["a"], 1, 1),
+        (["a"] * 16, 128, 2048),
+        (["a"] * 17, 121, None),
+        (["a"] * 2048, 2, None),
+    ],
+)
+def test_answers_to_all_prompts_count(prompt: Any, n: int, answers: int | None) -> None:
+    body = json.dumps({"model": "m", "prompt": prompt, "n": n}).encode()
+    if answers is None:
+        assert refused(body, "/completions").param == "n"
+    else:
+        assert parse_request(ENDPOINTS["/completions"], body).answers == answers
+
+
+def test_what_writes_nothing_has_one_answer() -> None:
+    body = json.dumps({"model": "m", "input": ["a"] * 2048}).encode()
+    assert parse_request(ENDPOINTS["/embeddings"], body).answers == 1
+
+
+@pytest.mark.parametrize("values", ["[],", "{},", "1,", '"",'])
+def test_very_many_values_are_refused_before_they_are_made(values: str) -> None:
+    content = values * (MAX_VALUES + 1)
+    error = refused(f'{{"model": "m", "messages": [{{"role": "user", "content": [{content}0]}}]}}'.encode())
+    assert error.message == "The body holds more than 500000 values."
+
+
+@pytest.mark.parametrize("text", ["[],", 'a\\"b,', "\\\\,"])
+def test_marks_in_a_text_are_no_values(text: str) -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": text * MAX_VALUES}]}).encode()
+    assert parse_request(CHAT, body).prompt_size == len(body)
+
+
+@pytest.mark.parametrize("end", [b"", b"\\"])
+def test_a_text_that_does_not_end_is_looked_at_once(end: bytes) -> None:
+    """From each of its quotes it would be a million times: this test would not end."""
+    assert "not valid JSON" in refused(b'{"model": "' + b'\\",' * 1_000_000 + end).message
+
+
+def test_pictures_count_neither_as_text_nor_as_prompt() -> None:
+    picture = "data:image/png;base64," + "A" * (11 * 2**20)
+    small = parsed(**content({"type": "image_url", "image_url": {"url": picture}}))
+    assert small.prompt_size < 300
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "value", "reason"),
+    [
+        ("/completions", "prompt", {"prompt_string": "x"}, "a string or a non-empty array, not an object"),
+        ("/completions", "prompt", [{"prompt_string": "x", "multimodal_data": []}], "not an object"),
+        ("/completions", "prompt", [], "a non-empty array, not an empty array"),
+        ("/completions", "prompt", [[1, "x"]], "an array of tokens, whole numbers from 0, not the string 'x'"),
+        ("/completions", "prompt", [1, 2.5], "not 2.5"),
+        ("/completions", "prompt", [-1], "not -1"),
+        ("/completions", "prompt", ["x", 1], "a string or an array of tokens, not 1"),
+        ("/embeddings", "input", {"content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}, "an object"),
+        ("/embeddings", "input", [{"content": "x"}], "not an object"),
+        ("/embeddings", "input", ["x"] * 2049, "2049 entries, and may have 2048"),
+        ("/rerank", "documents", ["x"] * 2049, "2049 entries, and may have 2048"),
+        ("/responses", "input", 5, "a string or an array, not 5"),
+        ("/responses", "text", "x", "an object, not the string"),
+    ],
+)
+def test_prompts_are_text_or_tokens(path: str, name: str, value: Any, reason: str) -> None:
+    error = refused(json.dumps({"model": "m"} | WHOLE[path] | {name: value}).encode(), path)
+    assert (error.param or "").startswith(name)
+    assert reason in error.message
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "value"),
+    [
+        ("/completions", "prompt", ["x", "y"]),
+        ("/completions", "prompt", [1, 2, 3]),
+        ("/completions", "prompt", [[1], [2, 3]]),
+        ("/completions", "prompt", ["x", [2, 3]]),
+        ("/completions", "prompt", ""),
+        ("/embeddings", "input", ["x"] * 2048),
+        ("/responses", "input", []),
+    ],
+)
+def test_what_prompts_may_be(path: str, name: str, value: Any) -> None:
+    parse_request(ENDPOINTS[path], json.dumps({"model": "m"} | WHOLE[path] | {name: value}).encode())
 
 
 DATA = "data:image/png;base64,iVBORw0KGgo="
@@ -187,7 +347,9 @@ def content(part: Any) -> dict[str, Any]:
     ],
 )
 def test_the_engine_is_never_sent_to_fetch_something(url: str, wrap: Any, param: str | None) -> None:
-    error = refused_field(**wrap(url))
+    body = wrap(url)
+    path = "/responses" if "input" in body else "/chat/completions"
+    error = refused(json.dumps({"model": "m"} | body).encode(), path)
     assert error.code == "unsupported_url"
     assert "Only data: URLs" in error.message
     assert param is None or error.param == param
@@ -224,17 +386,34 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["model", "messages", "stream", "stream_options", "n", "seed", "input"]), JSON))
+NAMED = [
+    "model",
+    "messages",
+    "stream",
+    "stream_options",
+    "n",
+    "seed",
+    "input",
+    "tools",
+    "tool_choice",
+    "text",
+    "prompt",
+]
+
+
+@given(st.dictionaries(st.sampled_from(NAMED), JSON))
 def test_whatever_is_sent_it_is_understood_or_refused(body: dict[str, Any]) -> None:
     for endpoint in ENDPOINTS.values():
+        fields = {name: value for name, value in body.items() if name in endpoint.fields}
         try:
-            outcome: EngineRequest | APIError = parse_request(endpoint, json.dumps(body).encode())
+            outcome: EngineRequest | APIError = parse_request(endpoint, json.dumps(fields).encode())
         except APIError as error:
             outcome = error
         if isinstance(outcome, APIError):
             assert outcome.status == 400
         else:
-            assert outcome.model == body["model"]
+            assert outcome.model == fields["model"]
+            assert json.loads(outcome.body)["model"] == fields["model"]
 
 
 @given(st.binary(max_size=200))

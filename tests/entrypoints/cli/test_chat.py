@@ -38,8 +38,8 @@ def test_what_is_asked_for_is_passed_on(api: FakeApi, stoker: Stoker) -> None:
     assert body["messages"][0] == {"role": "system", "content": "Be short."}
 
 
-def test_an_inference_key_is_enough(api: FakeApi, stoker: Stoker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STOKER_API_KEY", api.inference_key)
+def test_a_user_key_is_enough(api: FakeApi, stoker: Stoker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STOKER_API_KEY", api.user_key)
     api.answers = [chat_answer("Yes.")]
     assert stoker("chat", "llama", "Really?").exit_code == 0
 

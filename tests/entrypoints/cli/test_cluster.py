@@ -1,9 +1,11 @@
-"""`stoker workers | keys`."""
+"""`stoker workers`."""
 
 import json
+import re
 
 import pytest
 
+from stoker.domain.absence import Absence
 from stoker.domain.claims import Claim
 from stoker.domain.statuses import WorkerStatus
 from stoker.domain.units import GIB
@@ -17,8 +19,15 @@ from tests.fakes.api import CREATED_AT, FakeApi, make_instance
 def workers(api: FakeApi) -> None:
     """One worker with a GPU in use, one that is cordoned and has no engine."""
     claim = Claim(instance_id="llama-a1b2c", incarnation=1, worker="box-1", device="gpu0", size=6 * GIB)
-    gpu, cpu = make_device(used=7 * GIB, reserve=GIB), make_device(kind=DeviceKind.CPU)
-    first = make_worker(name="box-1", labels={"zone": "lab", "disk": "ssd"}, devices=(gpu, cpu))
+    gpu = make_device(used=7 * GIB, reserve=GIB, name="RTX 4090", compute_capability="8.9")
+    cpu = make_device(kind=DeviceKind.CPU)
+    first = make_worker(
+        name="box-1",
+        labels={"zone": "lab", "disk": "ssd"},
+        devices=(gpu, cpu),
+        serves_rpc=True,
+        holds=("hf:org/repo@abc/model.gguf",),
+    )
     second = make_worker(name="box-2", devices=(cpu,), engine=None, state=WorkerState.CORDONED)
     api.workers = [
         WorkerStatus(worker=first, claims=(claim,), joined_at=CREATED_AT, seen_at=CREATED_AT),
@@ -44,13 +53,28 @@ def test_workers_as_data(arguments: tuple[str, ...], stoker: Stoker) -> None:
 
 
 @pytest.mark.usefixtures("workers")
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_an_alarm_comes_first_and_not_into_what_scripts_read(api: FakeApi, stoker: Stoker, output: str) -> None:
+    quiet = stoker("workers", "-o", output)
+    api.absence = Absence(held_back=("box-1", "box-2"), alarm="2 of 3 workers are silent at once: nothing is moved")
+    shown = stoker("workers", "-o", output)
+    assert (shown.exit_code, shown.stdout, quiet.stderr) == (0, quiet.stdout, "")
+    assert shown.stderr.splitlines() == [
+        "ALARM workers_silent_at_once: 2 of 3 workers are silent at once: nothing is moved",
+        "  not moved: what runs on box-1, box-2",
+    ]
+
+
+@pytest.mark.usefixtures("workers")
 def test_a_worker_with_what_runs_there(api: FakeApi, stoker: Stoker) -> None:
     api.add(make_instance())
     shown = stoker("workers", "describe", "box-1").stdout.splitlines()
     assert "Labels   disk=ssd, zone=lab" in shown
+    assert "RPC      lends its devices to other workers" in shown
+    assert "Holds    hf:org/repo@abc/model.gguf" in shown
     assert shown[-6:] == [
         "DEVICE  KIND  TOTAL   RESERVED  CLAIMED  IN USE  FREE    NAME",
-        "gpu0    cuda  24 GiB  1 GiB     6 GiB    7 GiB   16 GiB",
+        "gpu0    cuda  24 GiB  1 GiB     6 GiB    7 GiB   16 GiB  RTX 4090, compute 8.9",
         "cpu     cpu   64 GiB  0 B       0 B      0 B     64 GiB  CPU",
         "",
         "INSTANCE     CLAIMED  STATE",
@@ -65,39 +89,4 @@ def test_a_worker_that_is_not_there(stoker: Stoker) -> None:
 
 
 def test_the_help_of_a_group_is_its_own(stoker: Stoker) -> None:
-    assert "describe  Show a worker" in stoker("workers", "--help").stdout
-
-
-def test_a_key_is_printed_alone_and_once(api: FakeApi, stoker: Stoker) -> None:
-    done = stoker("keys", "create", "my app")
-    assert (done.exit_code, done.stdout) == (0, "sk-stoker-000000000000-secret\n")
-    assert done.stderr == "key 000000000000 (inference), shown this once:\n"
-    assert "secret" not in stoker("keys").stdout + stoker("keys", "-o", "json").stdout
-    assert api.bodies("POST", "/api/v1/keys") == [{"name": "my app", "role": "inference"}]
-
-
-def test_a_key_as_data(stoker: Stoker) -> None:
-    made = json.loads(stoker("keys", "create", "ci", "--role", "admin", "-o", "json").stdout)
-    assert (made["key"], made["role"]) == ("sk-stoker-000000000000-secret", "admin")
-
-
-def test_keys_are_listed_and_revoked(stoker: Stoker) -> None:
-    stoker("keys", "create", "app")
-    assert stoker("keys", "revoke", "000000000000").stdout == "000000000000: revoked\n"
-    head, line = stoker("keys", "ls").stdout.splitlines()
-    assert head == "ID            NAME  ROLE       AGE  STATE"
-    assert line.startswith("000000000000  app   inference  3d   revoked ")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "exit_code", "error"),
-    [
-        (("keys", "revoke", "nix"), 3, "there is no key 'nix'"),
-        (("keys", "create", ""), 2, "NAME '': String should "),
-        (("keys", "create", "app", "--role", "king"), 2, "Invalid value for '--role': 'king' is not one of"),
-    ],
-)
-def test_keys_refused(arguments: tuple[str, ...], exit_code: int, error: str, stoker: Stoker) -> None:
-    done = stoker(*arguments)
-    assert (done.exit_code, done.stdout) == (exit_code, "")
-    assert done.stderr.startswith(f"error: {error}")
+    assert re.search(r"describe +Show a worker", stoker("workers", "--help").stdout)

@@ -43,7 +43,10 @@ def test_only_what_was_given_is_sent(api: FakeApi, stoker: Stoker) -> None:
         *("--replicas", "2", "--context", "4096", "--slots", "8", "--cache-type", "q8_0", "--embeddings"),
         *("--cache-type-v", "f16", "--no-flash-attn", "--kv-unified"),
         *("--strategy", "binpack", "--selector", "zone=lab", "--selector", "disk=ssd"),
-        *("--device", "box-1/gpu0", "--device", "box-2/gpu1", "--priority", "5", "--cpu-offload"),
+        *("--device", "box-1/gpu0", "--device", "box-2:cuda:1", "--priority", "5", "--cpu-offload"),
+        *("--queue", "16"),
+        *("--no-distributed", "--gpu-layers", "23", "--tensor-split", "12,11", "--min-compute-capability", "8.0"),
+        "--overcommit",
     ]
     stoker(*DEPLOY, "--no-wait", *every)
     assert api.bodies("POST", PATH) == [
@@ -63,18 +66,31 @@ def test_only_what_was_given_is_sent(api: FakeApi, stoker: Stoker) -> None:
             },
             "strategy": "binpack",
             "worker_selector": {"zone": "lab", "disk": "ssd"},
-            "devices": ["box-1/gpu0", "box-2/gpu1"],
+            "devices": ["box-1/gpu0", "box-2:cuda:1"],
+            "distributed": False,
             "cpu_offload": True,
+            "gpu_layers": 23,
+            "tensor_split": [12, 11],
+            "min_compute_capability": "8.0",
+            "overcommit": True,
             "priority": 5,
+            "queue": 16,
         },
     ]
+
+
+def test_every_field_has_a_flag() -> None:
+    from api.schemas.deployments import DeploymentCreate
+    from entrypoints.cli.spec_flags import FIELD_NAMES
+
+    assert {field.partition(".")[0] for field in FIELD_NAMES} == set(DeploymentCreate.model_fields)
 
 
 def test_the_choices_of_flags_are_those_of_the_domain() -> None:
     from typing import get_args
 
-    from entrypoints.cli.deployments import CacheType, Strategy
     from entrypoints.cli.keys import Role
+    from entrypoints.cli.spec_flags import CacheType, Strategy
     from stoker.domain import deployments, keys
 
     assert get_args(CacheType) == tuple(deployments.CacheType)
@@ -126,7 +142,7 @@ def test_pending_is_explained_once_and_waited_out(api: FakeApi, stoker: Stoker) 
     done = stoker(*DEPLOY)
     assert done.exit_code == 0
     assert done.stderr.count("waits for room") == 1
-    assert done.stderr.count("it would fit: set slots to 1") == 1
+    assert done.stderr.count("what would help: slots 4 → 1") == 1
 
 
 def test_too_late_is_exit_code_124(api: FakeApi, stoker: Stoker) -> None:
@@ -193,7 +209,17 @@ def test_a_model_that_cannot_be_had(code: str, exit_code: int, api: FakeApi, sto
         ((*DEPLOY, "--context", "1"), ["--context 1: Input should be greater than or equal to 128"]),
         (("deploy", "Smol", "-m", MODEL), ["NAME 'Smol': write lower-case letters, digits and '-'"]),
         ((*DEPLOY, "--slots", "0", "--priority", "9999"), ["--slots 0: Input", "--priority 9999: Input"]),
-        ((*DEPLOY, "--device", "gpu0"), ["--device: 'gpu0' is no device: write WORKER/DEVICE, as in box-1/gpu0"]),
+        ((*DEPLOY, "--queue", "-1"), ["--queue -1: Input should be greater than or equal to 0"]),
+        ((*DEPLOY, "--device", "gpu0"), ["--device: 'gpu0' is no device: write WORKER:KIND:INDEX, as in box-1:cuda:0"]),
+        ((*DEPLOY, "--gpu-layers", "-1"), ["--gpu-layers -1: Input should be greater than or equal to 0"]),
+        ((*DEPLOY, "--tensor-split", "3,x"), ["--tensor-split '3,x': write the layers of each device, like 16,15"]),
+        ((*DEPLOY, "--tensor-split", "3,0"), ["--tensor-split 0: Input should be greater than or equal to 1"]),
+        (
+            (*DEPLOY, "--tensor-split", "3,4", "--gpu-layers", "8"),
+            ["--tensor-split: its sum is 7 and gpu_layers is 8: make them equal, or leave gpu_layers out"],
+        ),
+        ((*DEPLOY, "--min-compute-capability", "8"), ["--min-compute-capability '8': write major and minor number"]),
+        ((*DEPLOY, "--overcommit"), ["--overcommit True: only chosen devices are overcommitted: name them"]),
     ],
 )
 def test_a_refused_field_goes_by_its_flag(
@@ -313,14 +339,18 @@ def test_a_name_cannot_lead_to_another_route(api: FakeApi, stoker: Stoker) -> No
     ("key", "error", "hint"),
     [
         ("", "no API key: send", "no key was found in STOKER_API_KEY and "),
-        ("sk-stoker-x-y", "this API key is not known, or was revoked", "the key from STOKER_API_KEY is not one of"),
-        ("inference", "the key 'app' has the role inference; this needs admin", "use an admin key"),
+        (
+            "sk-stoker-x-y",
+            "this API key is not known, has expired, or was revoked",
+            "the key from STOKER_API_KEY is not one of",
+        ),
+        ("user", "the key 'app' has the role user; this needs admin", "use an admin key"),
     ],
 )
 def test_not_allowed_is_exit_code_4(
     key: str, error: str, hint: str, api: FakeApi, stoker: Stoker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STOKER_API_KEY", api.inference_key if key == "inference" else key)
+    monkeypatch.setenv("STOKER_API_KEY", api.user_key if key == "user" else key)
     done = stoker("ps")
     assert (done.exit_code, done.stdout) == (4, "")
     first, second = done.stderr.splitlines()

@@ -5,11 +5,15 @@ import json
 import pytest
 import yaml
 
+from api.schemas.reasons import PlacementRead
+from entrypoints.cli.views.instances import placed_on
 from stoker.domain.deployments import EngineOptions, InstanceState
+from stoker.domain.links import WorkerLink
 from stoker.domain.measurements import Buffers
+from stoker.domain.placement.types import DeviceName, Rejection, Rule, Suggestion, Tier, TierOutcome, Unplaceable
 from stoker.domain.units import GIB, MIB
 from tests.entrypoints.cli.conftest import Stoker
-from tests.fakes.api import CREATED_AT, FakeApi, make_instance, make_measured, make_placement
+from tests.fakes.api import CREATED_AT, FakeApi, make_group, make_instance, make_measured, make_placement
 
 RUNNING, PENDING = InstanceState.RUNNING, InstanceState.PENDING
 
@@ -22,7 +26,13 @@ def test_describe_tells_everything(api: FakeApi, stoker: Stoker) -> None:
         worker_selector={"zone": "lab"},
         devices=(("box-1", "gpu0"),),
         priority=3,
+        queue=1,
         cpu_offload=True,
+        distributed=False,
+        gpu_layers=23,
+        tensor_split=(23,),
+        min_compute_capability="8.0",
+        overcommit=True,
     )
     done = stoker("describe", "llama")
     assert done.exit_code == 0
@@ -37,7 +47,9 @@ def test_describe_tells_everything(api: FakeApi, stoker: Stoker) -> None:
         "Size        4.58 GiB in 1 file",
         "            Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf  4.58 GiB",
         "Options     context 4096, slots 4, KV cache f16, batch 2048/512, threads 6, embeddings",
-        "Placement   spread, zone=lab, only box-1/gpu0, may use the CPU of a host with GPUs, priority 3",
+        "Placement   spread, zone=lab, only box-1/gpu0, CPUs may compute layers, on one worker, 23 layers on devices, "
+        "split 23, compute capability 8.0 at least, overcommitted where memory does not suffice, priority 3",
+        "Queue       1 request may wait for a slot",
         "Generation  1",
         f"Created     {created}",
         f"Changed     {created}",
@@ -124,14 +136,93 @@ def test_why_it_waits(api: FakeApi, stoker: Stoker) -> None:
         "llama is pending: 0 of 1 running",
         "",
         "llama-a1b2c pending for 3d: Needs 6 GiB; the nearest device, box-1/gpu0, has 2 GiB allocatable: 4 GiB short.",
-        "  WHERE       NEEDS  HAS FREE  SHORT  WHY NOT",
-        "  box-1/gpu0  6 GiB  2 GiB     4 GiB  not enough memory for the whole model",
-        "  box-2                               takes no new instances",
-        "  it would fit:",
-        "    set slots to 1",
-        "    set cache_type to q4_0",
+        "  WHERE       SHORT  WHY NOT",
+        "  box-1/gpu0  4 GiB  not enough memory for the whole model",
+        "  box-2              takes no new instances",
+        "  what would help:",
+        "    slots 4 → 1 fits on box-1",
+        "    q4_0 KV cache fits on box-1",
         "  it starts by itself as soon as there is room",
     ]
+
+
+def test_why_it_waits_on_a_large_fleet(api: FakeApi, stoker: Stoker) -> None:
+    misses = [
+        Rejection(rule=Rule.MEMORY, worker=f"box-{n}", device="gpu0", message="too small", needed=n * GIB)
+        for n in range(1, 8)
+    ]
+    why = Unplaceable(
+        rejections=(*misses, Rejection(rule=Rule.NO_RPC, worker="box-8", message="it lends no devices")),
+        more={Rule.MEMORY: 90, Rule.CORDONED: 2},
+        tiers=(
+            TierOutcome(tier=Tier.ONE_DEVICE, rule=Rule.MEMORY, message="it is too large", short=3 * GIB, layers=20,
+                        of_layers=33),
+            TierOutcome(tier=Tier.SEVERAL_WORKERS, rule=Rule.NO_RPC, message="no worker lends its devices"),
+        ),
+        summary="It is too large.",
+        suggestions=(Suggestion(text="one more device with at least 3 GiB"),),
+        reserved=(DeviceName(worker="box-1", device="gpu0"), DeviceName(worker="box-2", device="cpu")),
+    )  # fmt: skip
+    api.add(make_instance(PENDING, message=why.summary, unplaceable=why))
+    assert stoker("why", "llama").stdout.splitlines()[2:] == [
+        "llama-a1b2c pending for 3d: It is too large.",
+        "  PLACED ON                LAYERS    SHORT  WHY NOT",
+        "  one GPU                  20 of 33  3 GiB  it is too large",
+        "  GPUs of several workers                   no worker lends its devices",
+        "  WHERE       SHORT  WHY NOT",
+        *(f"  box-{n}/gpu0  {n} GiB  too small" for n in range(1, 6)),
+        "  and 95 more: 92 not enough memory, 2 worker cordoned, 1 no rpc",
+        "  what would help:",
+        "    one more device with at least 3 GiB",
+        "  kept free for it, which has waited long: box-1/gpu0, box-2/cpu",
+        "  it starts by itself as soon as there is room",
+    ]
+    told = json.loads(stoker("why", "llama", "-o", "json").stdout)["instances"][0]["pending"]
+    assert (len(told["rejections"]), told["more"]) == (8, {"not_enough_memory": 90, "worker_cordoned": 2})
+    assert told["tiers"][0] == {
+        "tier": "one_device",
+        "rule": "not_enough_memory",
+        "message": "it is too large",
+        "short_bytes": 3 * GIB,
+        "layers": 20,
+        "of_layers": 33,
+    }
+    assert told["reserved"] == ["box-1/gpu0", "box-2/cpu"]
+
+
+def test_a_model_over_several_workers(api: FakeApi, stoker: Stoker) -> None:
+    api.add(make_instance(RUNNING, placement=make_group(), memory=None))
+    shown = stoker("describe", "llama").stdout.splitlines()
+    at = shown.index("  Placed on   box-1: gpu0 (17 layers, 3 GiB) + cpu (1 GiB)")
+    assert shown[at + 1] == "              box-2: gpu0 (16 layers, 2 GiB)"
+    assert "  Warning     box-2 may be too slow" in shown
+    assert [line.split()[0] for line in shown[-3:]] == ["box-1/gpu0", "box-2/gpu0", "host"]
+    told = stoker("why", "llama").stdout.splitlines()
+    assert told[4:8] == [
+        "  DEVICE      LAYERS  CLAIMED",
+        "  box-1/gpu0  17      3 GiB",
+        "  box-2/gpu0  16      2 GiB",
+        "  box-1/cpu   -       1 GiB",
+    ]
+    assert told[-1] == "  warning: box-2 may be too slow"
+
+
+def test_the_ways_between_a_models_workers_and_whom_it_avoids(api: FakeApi, stoker: Stoker) -> None:
+    link = WorkerLink(worker="box-1", peer="box-2", round_trip_seconds=0.000_42, bytes_per_second=112 * MIB,
+                      checked_at=CREATED_AT)  # fmt: skip
+    broken = link.model_copy(update={"peer": "box-3", "problem": "its gateway cannot be reached"})
+    api.add(make_instance(RUNNING, placement=make_group(), links=(link, broken), avoids=("box-2", "box-9")))
+    shown = stoker("describe", "llama").stdout
+    assert "  Link        box-1 to box-2: 0.42 ms there and back, 112 MiB/s, 3d ago\n" in shown
+    assert "  Link        box-1 to box-3: its gateway cannot be reached, 3d ago\n" in shown
+    avoided = "box-2, box-9, which failed it of late; nothing else fits, so it is on box-2 again"
+    assert f"  Avoids      {avoided}\n" in shown
+    assert stoker("why", "llama").stdout.splitlines()[-1] == f"  avoids: {avoided}"
+    told = json.loads(stoker("describe", "llama", "-o", "json").stdout)["instances"][0]
+    assert told["avoids"] == ["box-2", "box-9"]
+    assert told["links"][0]["bytes_per_second"] == 112 * MIB
+    api.add(make_instance(RUNNING, avoids=("box-9",)))
+    assert stoker("why", "llama").stdout.splitlines()[-1] == "  avoids: box-9, which failed it of late"
 
 
 def test_why_it_failed(api: FakeApi, stoker: Stoker) -> None:
@@ -195,3 +286,13 @@ def test_logs_of_a_deployment_that_is_stopped(api: FakeApi, stoker: Stoker) -> N
     api.add(replicas=0)
     done = stoker("logs", "llama")
     assert (done.exit_code, done.stderr) == (1, "error: llama has no instances: no replicas are wanted\n")
+
+
+def test_layers_that_stay_with_the_main_server_are_told() -> None:
+    """They are on no device of the engine's, and the share of the CPU only books the RAM."""
+    group = make_group()
+    kept = group.estimate.host.model_copy(update={"layers": 5})
+    told = placed_on(
+        PlacementRead.of(group.model_copy(update={"estimate": group.estimate.model_copy(update={"host": kept})}))
+    )
+    assert told == "box-1: gpu0 (17 layers, 3 GiB) + cpu (5 layers, 1 GiB); box-2: gpu0 (16 layers, 2 GiB)"

@@ -22,6 +22,7 @@ HEAVY = (
 )
 COMMANDS = [
     "estimate",
+    "simulate",
     "deploy",
     "ps",
     "describe",
@@ -31,7 +32,10 @@ COMMANDS = [
     "logs",
     "chat",
     "workers",
+    "files",
+    "routes",
     "keys",
+    "usage",
     "up",
     "server",
     "control-plane",

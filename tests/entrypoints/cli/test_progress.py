@@ -3,14 +3,18 @@
 import pytest
 
 from api.schemas.instances import InstanceRead
-from entrypoints.cli.progress import LINE_EVERY_SECONDS, Lines, amount, waits_for
+from entrypoints.cli.progress import LINE_EVERY_SECONDS, Lines, amount, file_amounts, waits_for
 from stoker.domain.deployments import InstanceState
 from stoker.domain.placement.types import Rejection, Rule, Unplaceable
-from stoker.domain.statuses import Progress
+from stoker.domain.statuses import FileProgress, Progress
 from stoker.domain.units import GIB, MIB
 from tests.fakes.api import make_instance
 
 DOWNLOADING, STARTING = InstanceState.DOWNLOADING, InstanceState.STARTING
+SHARDS = (
+    FileProgress(path="a-00001-of-00002.gguf", done=2 * GIB, total=2 * GIB),
+    FileProgress(path="a-00002-of-00002.gguf", done=GIB, total=2 * GIB),
+)
 
 
 def read(state: InstanceState, progress: Progress | None = None, **overrides: object) -> InstanceRead:
@@ -24,6 +28,11 @@ def read(state: InstanceState, progress: Progress | None = None, **overrides: ob
         (DOWNLOADING, Progress(done=0, total=0), ""),
         (DOWNLOADING, Progress(done=GIB, total=4 * GIB), "1 GiB of 4 GiB"),
         (DOWNLOADING, Progress(done=GIB, total=4 * GIB, rate=32.0 * MIB), "1 GiB of 4 GiB, 32 MiB/s, 1m left"),
+        (
+            DOWNLOADING,
+            Progress(done=3 * GIB, total=4 * GIB, rate=32.0 * MIB, files=SHARDS),
+            "3 GiB of 4 GiB, 1 of 2 files, 32 MiB/s, 32s left",
+        ),
         (STARTING, Progress(done=725, total=1000), "72 %"),
         (STARTING, Progress(done=1000, total=1000, rate=5.0), "100 %"),
     ],
@@ -32,11 +41,21 @@ def test_amount(state: InstanceState, progress: Progress | None, text: str) -> N
     assert amount(read(state, progress)) == text
 
 
+def test_each_file_of_a_download_of_several() -> None:
+    progress = Progress(done=3 * GIB, total=4 * GIB, files=SHARDS)
+    assert file_amounts(read(DOWNLOADING, progress)) == [
+        "a-00001-of-00002.gguf: 2 GiB of 2 GiB",
+        "a-00002-of-00002.gguf: 1 GiB of 2 GiB",
+    ]
+    assert file_amounts(read(STARTING, progress)) == []
+    assert file_amounts(read(DOWNLOADING, Progress(done=GIB, total=4 * GIB, files=SHARDS[:1]))) == []
+
+
 def test_why_it_waits() -> None:
     assert waits_for(read(InstanceState.PENDING)) == [
         "llama-a1b2c waits for room: Needs 6 GiB; the nearest device, box-1/gpu0, has 2 GiB allocatable: 4 GiB short.",
-        "  it would fit: set slots to 1",
-        "  it would fit: set cache_type to q4_0",
+        "  what would help: slots 4 → 1 fits on box-1",
+        "  what would help: q4_0 KV cache fits on box-1",
     ]
     assert waits_for(read(InstanceState.RUNNING)) == []
 

@@ -12,8 +12,11 @@ from contextlib import contextmanager
 import pytest
 
 from stoker.domain.deployments import InstanceState
+from stoker.domain.statuses import WorkerStatus
+from stoker.domain.workers import WorkerState
+from tests.builders import make_worker
 from tests.entrypoints.cli.conftest import ENDS_WITHIN_SECONDS, PROGRAM, Stoker
-from tests.fakes.api import FakeApi, chat_answer, make_instance
+from tests.fakes.api import CREATED_AT, FakeApi, chat_answer, make_instance
 
 COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-9]|9[0-7])(?:;[0-9]+)*m")
 
@@ -102,7 +105,7 @@ def test_deploy_shows_a_bar(no_colour: bool, on_terminal: TerminalStoker) -> Non
 def test_deploy_on_a_terminal_says_why_it_waits(api: FakeApi, on_terminal: TerminalStoker) -> None:
     api.life = lambda *_: [(make_instance(InstanceState.PENDING, instance_id="smol-0", deployment="smol"),)]
     terminal = on_terminal("deploy", "smol", "-m", "hf:a/b")
-    terminal.wait_for("it would fit: set slots to 1")
+    terminal.wait_for("what would help: slots 4 → 1")
     terminal.process.send_signal(signal.SIGINT)
     assert terminal.ended() == 130
     assert terminal.shown.rstrip().endswith("smol goes on by itself: see `stoker ps`")
@@ -198,3 +201,20 @@ def test_a_model_cannot_steer_the_terminal(api: FakeApi, on_terminal: TerminalSt
     assert terminal.ended() == 0
     assert "\ufffd[2Jgone" in terminal.shown
     assert stoker("chat", "llama", "Clear my screen.").stdout == "\x1b[2Jgone\n"  # a pipe gets what the model said
+
+
+@pytest.mark.parametrize(("answer", "code", "drained"), [("y", 0, True), ("n", 1, False)])
+def test_a_drain_asks_first(answer: str, code: int, drained: bool, api: FakeApi, on_terminal: TerminalStoker) -> None:
+    api.workers = [WorkerStatus(worker=make_worker(name="box-1"), joined_at=CREATED_AT, seen_at=CREATED_AT)]
+    terminal = on_terminal("workers", "drain", "box-1")
+    terminal.wait_for("drain box-1? [y/N]")
+    terminal.type(f"{answer}\n")
+    assert terminal.ended() == code
+    assert (api.worker("box-1").worker.state is WorkerState.DRAINING) is drained
+
+
+def test_a_drain_that_is_told_yes_does_not_ask(api: FakeApi, on_terminal: TerminalStoker) -> None:
+    api.workers = [WorkerStatus(worker=make_worker(name="box-1"), joined_at=CREATED_AT, seen_at=CREATED_AT)]
+    terminal = on_terminal("workers", "drain", "box-1", "--yes")
+    assert terminal.ended() == 0
+    assert "?" not in terminal.shown

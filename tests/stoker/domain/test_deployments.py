@@ -1,5 +1,7 @@
 """Deployment specs, and the legal lives of instances."""
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
@@ -30,6 +32,8 @@ def test_bad_names(name: str) -> None:
     [
         {"replicas": -1},
         {"priority": 1001},
+        {"queue": -1},
+        {"queue": 100_001},
         {"worker_selector": {"a b": "c"}},
         {"options": {"slots": 0}},
         {"options": {"cache_type": "q6_k"}},
@@ -47,6 +51,8 @@ def test_bad_values(wrong: dict[str, object]) -> None:
     [
         ({"replicas": 7}, True),
         ({"priority": 7}, True),
+        ({"queue": 0}, True),
+        ({"queue": 7, "strategy": Strategy.BINPACK}, False),
         ({"strategy": Strategy.BINPACK}, False),
         ({"options": EngineOptions(slots=1)}, False),
         ({"worker_selector": {"rack": "1"}}, False),
@@ -78,3 +84,37 @@ def test_staying_is_allowed_and_going_back_is_not() -> None:
     assert is_transition_allowed(InstanceState.RUNNING, InstanceState.RUNNING)
     assert not is_transition_allowed(InstanceState.RUNNING, InstanceState.STARTING)
     assert not is_transition_allowed(InstanceState.STOPPED, InstanceState.PLACING)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"tensor_split": (1,) * 16}, "tensor_split: it names 16 devices, and llama.cpp takes at most 15"),
+        ({"tensor_split": (3, 4), "gpu_layers": 8}, "tensor_split: its sum is 7 and gpu_layers is 8: make them equal"),
+        ({"tensor_split": (3, 4), "gpu_layers": 0}, "tensor_split: its sum is 7 and gpu_layers is 0"),
+        ({"tensor_split": (3, 4), "devices": (("a", "gpu0"),)}, "tensor_split: it is for 2 devices"),
+        ({"tensor_split": (3, 0)}, "tensor_split"),
+        ({"overcommit": True}, "overcommit: only chosen devices are overcommitted: name them in devices"),
+        ({"min_compute_capability": "8"}, "min_compute_capability"),
+        ({"min_compute_capability": "\N{ARABIC-INDIC DIGIT EIGHT}.0"}, "min_compute_capability"),
+    ],
+)
+def test_what_does_not_agree(wrong: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(words)):
+        make_spec(**wrong)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        {"tensor_split": (1,) * 15},
+        {"tensor_split": (3, 4), "gpu_layers": 7},
+        {"tensor_split": (3, 4), "devices": (("a", "gpu0"), ("b", "gpu0"), ("b", "cpu"))},
+        {"overcommit": True, "devices": (("a", "gpu0"),)},
+        {"gpu_layers": 0},
+        {"min_compute_capability": "8.0"},
+    ],
+)
+def test_what_agrees(right: dict[str, object]) -> None:
+    spec = make_spec(**right)
+    assert DeploymentSpec.model_validate_json(spec.model_dump_json()) == spec

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stoker.domain.estimation.types import DeviceMemory, HostMemory, MemoryEstimate
-from stoker.domain.measured_memory import HOST, MeasuredMemory, MemoryComparison, compare_memory
+from stoker.domain.measured_memory import HOST, MeasuredMemory, MemoryComparison, compare_memory, with_workers
 from stoker.domain.measurements import Buffers
 from stoker.domain.placement.types import DeviceShare, Placement
 from stoker.domain.workers import DeviceKind
@@ -91,6 +91,55 @@ def test_weights_that_the_cpu_wants_in_another_order_count_once(buffers: dict[st
     assert host.measured is not None
     assert host.measured.weights == weights
     assert host.measured.cache == len(buffers) - ("CUDA0" in buffers)
+
+
+@pytest.mark.parametrize(
+    ("mapped", "on_devices", "weights"),
+    [
+        (42, 80, 41),  # one too many, which may be a device's
+        (84, 80, 41),  # the rest of what is mapped may be weights that went to devices
+        (130, 80, 50),  # of these 9 cannot
+        (84, 0, 84),
+        (30, 80, 30),  # fewer than estimated: as it is
+    ],
+)
+def test_pages_of_weights_that_went_to_devices_are_not_the_hosts(mapped: int, on_devices: int, weights: int) -> None:
+    took = measured(("CPU_Mapped", Buffers(weights=mapped)), ("CUDA0", Buffers(weights=on_devices)))
+    placement = placed(gpu(0, "CUDA0"), CPU, devices=(DeviceMemory(weights=80),), host=HostMemory(weights=41))
+    *_, host = compare_memory(placement, took)
+    assert host.measured is not None
+    assert host.measured.weights == weights
+
+
+def lent(worker: str, device: str) -> DeviceShare:
+    """Some layers on another worker's device."""
+    return DeviceShare(worker=worker, device=device, kind=DeviceKind.CPU, layers=1, claim=0)
+
+
+def test_the_devices_that_others_lend_are_told_apart_by_worker_and_number() -> None:
+    placement = placed(
+        lent("w2", "cpu"), gpu(0, "CUDA0"), lent("w3", "gpu0"), lent("w2", "gpu0"),
+        devices=tuple(DeviceMemory(weights=size) for size in (1, 2, 3, 4)),
+    )  # fmt: skip
+    told = measured(
+        ("CUDA0", Buffers(weights=2)),
+        ("RPC0[127.0.0.1:5002]", Buffers(weights=1)),
+        ("RPC1[127.0.0.1:5002]", Buffers(weights=4)),
+        ("RPC0[127.0.0.1:5003]", Buffers(weights=3)),
+        ("RPC0[127.0.0.1:5004]", Buffers(weights=9)),  # nobody's
+        devices_used={"gpu0": 7, "cpu": 8},
+    )
+    took = with_workers(told, {"127.0.0.1:5002": "w2", "127.0.0.1:5003": "w3"})
+    assert [name for name, _ in took.buffers] == [
+        "CUDA0", "RPC0[w2]", "RPC1[w2]", "RPC0[w3]", "RPC0[127.0.0.1:5004]",
+    ]  # fmt: skip
+    *devices, _ = compare_memory(placement, took)
+    assert [(one.device, one.error_ratio, one.used) for one in devices] == [
+        ("cpu", 0.0, None),
+        ("gpu0", 0.0, 7),
+        ("gpu0", 0.0, None),  # what this host's driver tells is not about another's
+        ("gpu0", 0.0, None),
+    ]
 
 
 def test_before_anything_is_measured() -> None:

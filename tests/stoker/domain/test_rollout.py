@@ -15,8 +15,15 @@ STARTING, PENDING, RUNNING, FAILED, STOPPING = (
 )
 
 
-def replicas(*entries: tuple[str, int, ReplicaPhase]) -> list[Replica]:
-    return [Replica(instance_id=name, generation=generation, phase=phase) for name, generation, phase in entries]
+Entry = tuple[str, int, ReplicaPhase]
+
+
+def replicas(*entries: Entry, leaving: str = "") -> list[Replica]:
+    """`leaving`: the names of those that leave their worker."""
+    return [
+        Replica(instance_id=name, generation=generation, phase=phase, leaving=name in leaving.split())
+        for name, generation, phase in entries
+    ]
 
 
 @pytest.mark.parametrize(
@@ -48,13 +55,59 @@ def replicas(*entries: tuple[str, int, ReplicaPhase]) -> list[Replica]:
         (2, [("a", 1, RUNNING), ("b", 1, RUNNING), ("c", 2, FAILED)], Plan()),
     ],
 )
-def test_plan(wanted: int, there: list[tuple[str, int, ReplicaPhase]], expected: Plan) -> None:
+def test_plan(wanted: int, there: list[Entry], expected: Plan) -> None:
     assert plan(wanted, 2, replicas(*there)) == expected
 
 
+@pytest.mark.parametrize(
+    ("wanted", "there", "leaving", "expected"),
+    [
+        # like an old one: one more, wait, then it goes, although it is not the oldest
+        (1, [("a", 2, RUNNING)], "a", Plan(start=1)),
+        (1, [("a", 2, RUNNING), ("b", 2, STARTING)], "a", Plan()),
+        (1, [("a", 2, RUNNING), ("b", 2, RUNNING)], "a", Plan(stop=("a",))),
+        (2, [("a", 2, RUNNING), ("b", 2, RUNNING), ("c", 2, RUNNING)], "b", Plan(stop=("b",))),
+        # two of them: one after the other
+        (2, [("a", 2, RUNNING), ("b", 2, RUNNING)], "a b", Plan(start=1)),
+        (2, [("a", 2, RUNNING), ("b", 2, RUNNING), ("c", 2, RUNNING)], "a b", Plan(stop=("a",))),
+        (2, [("a", 2, STOPPING), ("b", 2, RUNNING), ("c", 2, RUNNING)], "a b", Plan(start=1)),
+        # one that does not run goes at once
+        (1, [("a", 2, STARTING)], "a", Plan(start=1, stop=("a",))),
+        (1, [("a", 2, PENDING)], "a", Plan(start=1, stop=("a",))),
+        (2, [("a", 2, FAILED), ("b", 2, RUNNING)], "a", Plan(start=1, stop=("a",))),
+        # no room for the surge: it makes room itself, one at a time
+        (1, [("a", 2, RUNNING), ("b", 2, PENDING)], "a", Plan(stop=("a",))),
+        (2, [("a", 2, RUNNING), ("b", 2, RUNNING), ("c", 2, PENDING)], "a b", Plan(stop=("a",))),
+        (2, [("a", 2, STOPPING), ("b", 2, RUNNING), ("c", 2, PENDING)], "a b", Plan()),
+        # nobody is wanted for it any more
+        (1, [("a", 2, RUNNING), ("b", 2, RUNNING)], "b", Plan(stop=("b",))),
+        (0, [("a", 2, RUNNING)], "a", Plan(stop=("a",))),
+        # in the midst of a roll it goes before the older one that stays on its worker
+        (2, [("a", 1, RUNNING), ("b", 1, RUNNING), ("c", 2, RUNNING)], "b", Plan(stop=("b",))),
+        (2, [("a", 1, RUNNING), ("b", 1, RUNNING), ("c", 2, PENDING)], "b", Plan(stop=("b",))),
+        # kept after all: the one that was to take its place goes
+        (1, [("a", 2, RUNNING), ("b", 2, STARTING)], "", Plan(stop=("b",))),
+    ],
+)
+def test_plan_for_those_that_leave(wanted: int, there: list[Entry], leaving: str, expected: Plan) -> None:
+    assert plan(wanted, 2, replicas(*there, leaving=leaving)) == expected
+
+
 fleets = st.lists(
-    st.tuples(st.integers(1, 3), st.sampled_from([STARTING, PENDING, RUNNING, FAILED, STOPPING])), max_size=8
-).map(lambda entries: replicas(*((f"r{index}", *entry) for index, entry in enumerate(entries))))
+    st.builds(
+        Replica,
+        instance_id=st.just(""),
+        generation=st.integers(1, 3),
+        phase=st.sampled_from([STARTING, PENDING, RUNNING, FAILED, STOPPING]),
+        leaving=st.booleans(),
+    ),
+    max_size=8,
+).map(lambda them: [one.model_copy(update={"instance_id": f"r{index}"}) for index, one in enumerate(them)])
+
+
+def is_new(replica: Replica) -> bool:
+    """Of the wanted generation, and not to leave."""
+    return replica.generation == 3 and not replica.leaving
 
 
 @given(st.integers(0, 5), fleets)
@@ -63,7 +116,7 @@ def test_a_plan_never_stops_what_is_stopping_and_never_starts_too_many(wanted: i
     live = {replica.instance_id: replica for replica in fleet if replica.phase is not STOPPING}
     assert set(step.stop) <= set(live)
     assert len(set(step.stop)) == len(step.stop)
-    new = [r for r in live.values() if r.generation == 3 and r.instance_id not in step.stop]
+    new = [r for r in live.values() if is_new(r) and r.instance_id not in step.stop]
     assert len(new) + step.start <= max(wanted, 0)
 
 
@@ -71,7 +124,7 @@ def test_a_plan_never_stops_what_is_stopping_and_never_starts_too_many(wanted: i
 def test_running_ones_are_never_stopped_below_what_is_wanted_while_there_is_room(
     wanted: int, fleet: list[Replica]
 ) -> None:
-    if any(replica.phase is PENDING and replica.generation == 3 for replica in fleet):
+    if any(replica.phase is PENDING and is_new(replica) for replica in fleet):
         return  # there is no room: one old one may go
     step = plan(wanted, 3, fleet)
     running = [replica for replica in fleet if replica.phase is RUNNING]
@@ -99,7 +152,35 @@ def test_every_fleet_comes_to_rest_at_what_is_wanted(wanted: int, fleet: list[Re
         if step == Plan() and moved == fleet and not gone:
             break
         fleet = moved
-    failed = [replica for replica in fleet if replica.phase is FAILED and replica.generation == 3]
-    if failed:
+    if any(replica.phase is FAILED and is_new(replica) for replica in fleet):
         return  # waits for a changed spec, and the old ones go on
-    assert [(replica.generation, replica.phase) for replica in fleet] == [(3, RUNNING)] * wanted
+    assert [(one.generation, one.phase, one.leaving) for one in fleet] == [(3, RUNNING, False)] * wanted
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 4), st.data())
+def test_those_that_leave_are_replaced_one_by_one_while_as_many_run_as_are_wanted(
+    wanted: int, data: st.DataObject
+) -> None:
+    """Of a deployment at rest; each step, some of what was started comes to run, and what was stopped goes."""
+    fleet = [
+        Replica(instance_id=f"r{number}", generation=3, phase=RUNNING, leaving=data.draw(st.booleans()))
+        for number in range(wanted)
+    ]
+    staying = {replica.instance_id for replica in fleet if not replica.leaving}
+    for step_number in range(100):
+        step = plan(wanted, 3, fleet)
+        assert len(step.stop) <= 1
+        fleet = [one for one in fleet if one.instance_id not in step.stop]
+        fleet += [Replica(instance_id=f"s{step_number}-{number}", generation=3) for number in range(step.start)]
+        assert sum(replica.phase is RUNNING for replica in fleet) >= wanted
+        assert len(fleet) <= wanted + 1
+        starting = [replica for replica in fleet if replica.phase is STARTING]
+        if step == Plan() and not starting:
+            break
+        for replica in starting:
+            if step == Plan() or data.draw(st.booleans()):
+                fleet[fleet.index(replica)] = replica.model_copy(update={"phase": RUNNING})
+    assert len(fleet) == wanted
+    assert not any(replica.leaving for replica in fleet)
+    assert staying <= {replica.instance_id for replica in fleet}

@@ -1,14 +1,16 @@
 """The claiming transaction: never twice the same bytes, the same answer to the same question, and who is woken."""
 
 import multiprocessing
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
 
-from stoker.domain.claims import Claim
+import pytest
+from sqlalchemy import event, text
+
 from stoker.domain.deployments import InstanceState
-from stoker.domain.estimation.estimate import estimate
-from stoker.domain.estimation.types import MemoryEstimate
 from stoker.domain.placement.types import Placement, PlacementRequest, Unplaceable
 from stoker.domain.statuses import DeploymentProjection
-from stoker.domain.workers import Device, DeviceKind, Worker
+from stoker.domain.workers import DeviceKind
 from stoker.storage.claims import ClaimLedger
 from stoker.storage.engine import Database
 from stoker.storage.instances import Instances
@@ -16,29 +18,10 @@ from stoker.storage.projections import RowProjections
 from stoker.storage.workers import UNREACHABLE_AFTER, Workers
 from tests.builders import make_device, make_files, make_profile, make_request, make_spec, make_worker
 from tests.stoker.storage.conftest import Clock
+from tests.stoker.storage.fleets import claims, host, join, size_of_one
 
-
-def size_of_one() -> int:
-    """Bytes that a request of `make_request()` claims on a CPU."""
-    needed = estimate(make_profile(), make_spec().options)
-    assert isinstance(needed, MemoryEstimate)
-    return needed.host.total
-
-
-def host(name: str = "w1", *, room_for: float = 1) -> Worker:
-    """A host whose CPU holds so many of `make_request()`."""
-    cpu = Device(id="cpu", kind=DeviceKind.CPU, total=int(size_of_one() * room_for))
-    return make_worker(name=name, devices=(cpu,))
-
-
-def join(database: Database, clock: Clock, worker: Worker) -> None:
-    with database.write() as session:
-        Workers(session, clock()).join(worker, credential_hash="hash", engine_secret="secret")
-
-
-def claims(database: Database, clock: Clock) -> list[Claim]:
-    with database.read() as session:
-        return [claim for status in Workers(session, clock()).all() for claim in status.claims]
+WITHIN_SECONDS = 60.0
+ONE_WAITS_FOR_THE_LOCK = text("SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
 
 
 def test_a_place_is_claimed_and_given_back(database: Database, clock: Clock) -> None:
@@ -157,6 +140,20 @@ def test_what_others_really_use_is_not_claimed(database: Database, clock: Clock)
     assert isinstance(ClaimLedger(database, clock).place(make_request(instance_id="a")), Unplaceable)
 
 
+def test_threads_of_one_process_racing_for_the_last_bytes(database: Database, clock: Clock) -> None:
+    join(database, clock, host(room_for=5.5))
+    ledger = ClaimLedger(database, clock)
+    requests = [make_request(instance_id=f"i{number}") for number in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(ledger.place, requests))
+    assert sum(isinstance(outcome, Placement) for outcome in outcomes) == 5
+    held = claims(database, clock)
+    assert len({claim.instance_id for claim in held}) == len(held) == 5
+    with ThreadPoolExecutor(8) as pool:
+        woken = list(pool.map(ledger.release, sorted(claim.instance_id for claim in held)))
+    assert sorted(map(len, woken)) == [1, 2, 3, 4, 5]
+
+
 def race(url: str, names: list[str], request: PlacementRequest) -> int:
     """One process of a race: how many places it was given."""
     database = Database(url)
@@ -175,3 +172,71 @@ def test_two_processes_racing_for_the_last_bytes(database: Database, database_ur
     held = claims(database, clock)
     assert len({claim.instance_id for claim in held}) == len(held) == 15
     assert sum(claim.size for claim in held) <= 15.5 * size_of_one()
+
+
+def test_who_waits_is_told_why_as_of_now(database: Database, clock: Clock) -> None:
+    join(database, clock, host(room_for=0.5))
+    ledger = ClaimLedger(database, clock, pending_hold=60)
+    assert isinstance(ledger.place(make_request(instance_id="a")), Unplaceable)
+    clock.advance(seconds=20)
+    join(database, clock, host(name="w2", room_for=0.75))
+    told = ledger.explain("a")
+    assert told is not None
+    assert {one.worker for one in told.rejections} == {"w1", "w2"}
+    assert claims(database, clock) == []
+    join(database, clock, host(name="w3", room_for=1))
+    assert ledger.explain("a") is None, "it would fit: there is nothing to explain"
+    assert ledger.explain("unknown") is None
+
+
+def test_those_that_only_read_wait_for_no_claim(database: Database, clock: Clock) -> None:
+    join(database, clock, host(room_for=1))
+    ledger = ClaimLedger(database, clock)
+    ledger.place(make_request(instance_id="a"))
+    ledger.place(make_request(instance_id="b"))
+    with ThreadPoolExecutor() as pool, database.claiming():
+        claim = pool.submit(ledger.place, make_request(instance_id="c"))
+        assert list(pool.submit(ledger.fleet).result(WITHIN_SECONDS).hosts) == ["w1"]
+        assert [one.request.instance_id for one in pool.submit(ledger.waiting).result(WITHIN_SECONDS)] == ["b"]
+        assert pool.submit(ledger.explain, "b").result(WITHIN_SECONDS) is not None
+        assert not claim.done()
+    assert isinstance(claim.result(WITHIN_SECONDS), Unplaceable)
+
+
+def test_of_many_that_ask_who_fits_two_look_and_the_others_are_answered_at_once(
+    database: Database, clock: Clock
+) -> None:
+    join(database, clock, host(room_for=0.5))
+    ledger = ClaimLedger(database, clock)
+    ledger.place(make_request(instance_id="a"))
+    join(database, clock, host("w2", room_for=1))
+    with ThreadPoolExecutor(max_workers=6) as pool:
+        with database.claiming():  # nobody can look
+            asked = [pool.submit(ledger.wakeable) for _ in range(6)]
+            answered = [future.result(WITHIN_SECONDS) for future in islice(as_completed(asked, WITHIN_SECONDS), 4)]
+            assert sum(future.done() for future in asked) == 4
+        assert answered == [()] * 4
+        assert sorted(future.result(WITHIN_SECONDS) for future in asked) == [()] * 4 + [("a",)] * 2
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite's writers have one order anyway
+def test_one_that_is_about_to_wait_is_not_overlooked(database: Database, clock: Clock) -> None:
+    join(database, clock, host(room_for=1))
+    ledger, request = ClaimLedger(database, clock), make_request(instance_id="a")
+    with ThreadPoolExecutor() as pool:
+        with database.claiming() as session:  # it did not see that a worker joined since
+            Instances(session, clock()).placed(request, Unplaceable(rejections=(), summary="nothing fits"))
+            asked = pool.submit(ledger.wakeable)
+            with database.read() as watching:
+                while not asked.done() and not watching.execute(ONE_WAITS_FOR_THE_LOCK).scalar_one():
+                    watching.rollback()
+        assert asked.result(WITHIN_SECONDS) == ("a",)
+
+
+def test_where_nobody_waits_the_fleet_is_not_looked_at(database: Database, clock: Clock) -> None:
+    join(database, clock, host())
+    ledger, told = ClaimLedger(database, clock), list[str]()
+    event.listen(database.engine, "before_cursor_execute", lambda *call: told.append(call[2]))
+    assert ledger.wakeable() == ()
+    assert told
+    assert not [one for one in told if "worker" in one]

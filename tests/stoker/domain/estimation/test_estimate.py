@@ -76,6 +76,7 @@ def test_on_the_cpu_alone() -> None:
         context_length=8192,
         slots=4,
         host=HostMemory(
+            layers=33,
             weights=282 * MIB + LAYERS + 411 * MIB,
             cache=4 * GIB,
             compute=INPUTS + WIDEST + 3 * ROW,

@@ -1,0 +1,1 @@
+"""What requests used, on its way from the door to the database."""

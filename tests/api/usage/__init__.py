@@ -1,0 +1,1 @@
+"""What keeps records of requests."""
