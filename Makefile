@@ -34,6 +34,7 @@ up: .venv/.installed ## Run everything here, empty
 	@$(RUN)stoker up
 
 test: .venv/.installed ## Run every test
+	@$(RUN)stoker engine install --backend cpu
 	@$(RUN)python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: .venv/.installed ## Lint, types, import rules

