@@ -23,6 +23,7 @@ from worker_agent.engine_options import (
     install_name,
     jobs_for,
 )
+from worker_agent.engine_patches import PATCHES, apply_patches
 from worker_agent.engine_programs import EngineError, ask, ask_version, engine_environment
 from worker_agent.engine_source import SOURCE, BuildTools, fetch_source, fetch_tools, read_rpc_protocol, unpack_source
 from worker_agent.engine_store import MANIFEST, EngineStore, InstalledEngine, Manifest, Program
@@ -70,7 +71,7 @@ def install_engine(
     """
     store = store or EngineStore()
     options = build_options(request.backend, host, version=SOURCE.version, commit=SOURCE.commit)
-    name = install_name(SOURCE.release, options)
+    name = install_name(SOURCE.release, options, [patch.model_dump_json() for patch in PATCHES])
     if not request.force and (found := store.find(name)):
         return found
     asked_at = datetime.now(UTC)
@@ -88,6 +89,7 @@ def install_engine(
             progress.stage(f"fetching {SOURCE.package} {SOURCE.release} and cmake")
             archive = get_source(scratch, request.source)
             source = unpack_source(archive, scratch / "llama.cpp")
+            apply_patches(source)
             tools = get_tools(scratch / "tools")
             jobs = request.jobs or jobs_for(options.backend, host)
             progress.stage(f"building llama.cpp {SOURCE.version} for {options.backend}, {jobs} at once")

@@ -152,12 +152,12 @@ def cuda_architectures(host: BuildHost) -> tuple[str, ...]:
     return tuple(f"{major}{minor}-real" for major, minor in fit)
 
 
-def install_name(release: str, options: BuildOptions) -> str:
+def install_name(release: str, options: BuildOptions, changes: Sequence[str] = ()) -> str:
     """The installed engine's name: what a person would ask for, and a mark of everything else (`0.3.36-cpu-1f3a9c2e`).
 
-    `release` is the source's.
+    `release` is the source's; `changes`, all that we change in it.
     """
-    parts = (release, options.platform, *options.flags)
+    parts = (release, options.platform, *options.flags, *changes)
     return f"{release}-{options.backend}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:8]}"
 
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from api.schemas.devices import parse_device, parse_devices
 from api.schemas.instances import InstanceRead
+from api.schemas.integers import Integer
 from stoker.domain.base import DEPLOYMENT_NAME_HINT, DEPLOYMENT_NAME_PATTERN
 from stoker.domain.deployments import (
     COMPUTE_CAPABILITY_PATTERN,
@@ -33,19 +34,19 @@ class OptionsWrite(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    context_length: int | None = Field(
+    context_length: Integer | None = Field(
         default=None, ge=128, le=16_777_216, description="Tokens a request may use; null: up to 8192, as trained."
     )
-    slots: int = Field(default=4, ge=1, le=256, description="Requests answered at once.")
+    slots: Integer = Field(default=4, ge=1, le=256, description="Requests answered at once.")
     cache_type: CacheType = Field(default=CacheType.F16, description="Element type of the KV cache.")
     cache_type_v: CacheType | None = Field(
         default=None, description="Element type of its values, where they differ from the keys; null: the same."
     )
     flash_attention: bool = Field(default=True, description="Compute attention piece by piece: less memory.")
     kv_unified: bool = Field(default=False, description="All slots share one KV cache, and each may use all of it.")
-    batch: int = Field(default=2048, ge=32, le=16_384, description="Tokens a logical batch.")
-    micro_batch: int = Field(default=512, ge=32, le=8_192, description="Tokens a physical batch.")
-    threads: int | None = Field(default=None, ge=1, le=1024, description="CPU threads; null: the engine's choice.")
+    batch: Integer = Field(default=2048, ge=32, le=16_384, description="Tokens a logical batch.")
+    micro_batch: Integer = Field(default=512, ge=32, le=8_192, description="Tokens a physical batch.")
+    threads: Integer | None = Field(default=None, ge=1, le=1024, description="CPU threads; null: the engine's choice.")
     embeddings: bool = Field(default=False, description="Serve /v1/embeddings instead of text.")
 
 
@@ -89,7 +90,7 @@ class DeploymentCreate(_Spec):
 
     name: Annotated[str, Field(pattern=DEPLOYMENT_NAME_PATTERN, description=f"A DNS label: {DEPLOYMENT_NAME_HINT}.")]
     model: Annotated[str, Field(max_length=4096, description="file:/path.gguf or hf:ORG/REPO[:QUANT|/FILE.gguf]")]
-    replicas: int = Field(default=1, ge=0, le=1000)
+    replicas: Integer = Field(default=1, ge=0, le=1000)
     options: OptionsWrite = OptionsWrite()
     strategy: Strategy = Strategy.SPREAD
     worker_selector: dict[LabelText, LabelText] = Field(default_factory=dict, description="What a worker must have.")
@@ -102,12 +103,12 @@ class DeploymentCreate(_Spec):
     cpu_offload: bool = Field(
         default=False, description="Whether CPUs may compute layers; where there is no GPU they may anyway."
     )
-    gpu_layers: int | None = Field(
+    gpu_layers: Integer | None = Field(
         default=None,
         ge=0,
         description="So many of the model's last layers go on devices, the output layer counted; null: all that fit.",
     )
-    tensor_split: list[Annotated[int, Field(ge=1)]] = Field(
+    tensor_split: list[Annotated[Integer, Field(ge=1)]] = Field(
         default_factory=list, description="Layers of each device, in order; their sum is `gpu_layers`. Empty: Stoker's."
     )
     min_compute_capability: str | None = Field(
@@ -116,8 +117,8 @@ class DeploymentCreate(_Spec):
     overcommit: bool = Field(
         default=False, description="Whether the `devices` named are used even where their memory does not suffice."
     )
-    priority: int = Field(default=0, ge=-1000, le=1000, description="Higher is served first when room is short.")
-    queue: int = Field(
+    priority: Integer = Field(default=0, ge=-1000, le=1000, description="Higher is served first when room is short.")
+    queue: Integer = Field(
         default=DEFAULT_QUEUE,
         ge=0,
         le=MAX_QUEUE,
@@ -176,21 +177,21 @@ class DeploymentUpdate(_Spec):
     """What to change; what is left out stays. `options` is merged field by field."""
 
     model: Annotated[str, Field(max_length=4096)] | None = None
-    replicas: int | None = Field(default=None, ge=0, le=1000)
+    replicas: Integer | None = Field(default=None, ge=0, le=1000)
     options: dict[str, Any] | None = None
     strategy: Strategy | None = None
     worker_selector: dict[LabelText, LabelText] | None = None
     devices: list[str] | None = None
     distributed: bool | None = None
     cpu_offload: bool | None = None
-    gpu_layers: int | None = Field(default=None, ge=0, description="null: all that fit, again.")
-    tensor_split: list[Annotated[int, Field(ge=1)]] | None = None
+    gpu_layers: Integer | None = Field(default=None, ge=0, description="null: all that fit, again.")
+    tensor_split: list[Annotated[Integer, Field(ge=1)]] | None = None
     min_compute_capability: str | None = Field(
         default=None, pattern=COMPUTE_CAPABILITY_PATTERN, description="null: any that is supported, again."
     )
     overcommit: bool | None = None
-    priority: int | None = Field(default=None, ge=-1000, le=1000)
-    queue: int | None = Field(default=None, ge=0, le=MAX_QUEUE)
+    priority: Integer | None = Field(default=None, ge=-1000, le=1000)
+    queue: Integer | None = Field(default=None, ge=0, le=MAX_QUEUE)
 
     @field_validator("*", mode="before")
     @classmethod

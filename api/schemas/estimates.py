@@ -5,6 +5,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from api.schemas.deployments import ModelFileRead, OptionsWrite, checked_source
+from api.schemas.integers import Integer
 from stoker.domain.deployments import EngineOptions
 from stoker.domain.estimation.assessment import Assessment
 from stoker.domain.estimation.estimate import MAX_DEVICES
@@ -30,10 +31,10 @@ class EstimateCreate(BaseModel):
         ),
     ]
     options: OptionsWrite = OptionsWrite()
-    devices: int = Field(
+    devices: Integer = Field(
         default=1, ge=0, le=MAX_DEVICES, description="Equal GPUs that share the layers evenly by bytes; 0: CPU only."
     )
-    split: list[Annotated[int, Field(ge=1)]] | None = Field(
+    split: list[Annotated[Integer, Field(ge=1)]] | None = Field(
         default=None,
         min_length=1,
         max_length=MAX_DEVICES,

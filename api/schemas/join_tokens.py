@@ -5,6 +5,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.schemas.integers import Integer
 from stoker.domain.join_tokens import JoinTokenStatus
 
 DEFAULT_TTL_SECONDS = 3600
@@ -19,7 +20,7 @@ class JoinTokenCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    ttl_seconds: int = Field(
+    ttl_seconds: Integer = Field(
         default=DEFAULT_TTL_SECONDS,
         ge=1,
         le=LONGEST_TTL_SECONDS,

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from api.schemas.integers import NO_OTHER_KIND, Integer
 from api.schemas.moments import Moment
 from stoker.domain.keys import KeyStatus, Limit, Role
 from stoker.domain.model_routes import ROUTE_NAME_HINT, ROUTE_NAME_PATTERN
@@ -15,17 +16,20 @@ LONGEST_EXPIRY_SECONDS = 100 * 365 * 24 * 3600
 KeyName = Annotated[str, Field(max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 
 
+_Limit = Annotated[Limit, NO_OTHER_KIND]
+
+
 class LimitsWrite(BaseModel):
     """How much a key may ask of /v1; null: as much as there is."""
 
     model_config = ConfigDict(extra="forbid")
 
-    requests_per_minute: Limit | None = Field(default=None, description="In any 60 seconds.")
-    tokens_per_minute: Limit | None = Field(
+    requests_per_minute: _Limit | None = Field(default=None, description="In any 60 seconds.")
+    tokens_per_minute: _Limit | None = Field(
         default=None, description="In any 60 seconds, read and written ones together."
     )
-    tokens_per_month: Limit | None = Field(default=None, description="Of the calendar, UTC.")
-    concurrency: Limit | None = Field(default=None, description="Requests worked on at once.")
+    tokens_per_month: _Limit | None = Field(default=None, description="Of the calendar, UTC.")
+    concurrency: _Limit | None = Field(default=None, description="Requests worked on at once.")
 
 
 class _KeyWrite(BaseModel):
@@ -74,7 +78,7 @@ class KeyCreate(_KeyWrite):
     expires_at: Moment | None = Field(
         default=None, description="When it opens nothing any more; null: it never expires."
     )
-    expires_in_seconds: int | None = Field(
+    expires_in_seconds: Integer | None = Field(
         default=None, ge=1, le=LONGEST_EXPIRY_SECONDS, description="The same, counted from now."
     )
     models: list[str] = Field(
@@ -94,7 +98,7 @@ class KeyUpdate(_KeyWrite):
 
     name: KeyName | None = None
     expires_at: Moment | None = Field(default=None, description="null: it never expires.")
-    expires_in_seconds: int | None = Field(
+    expires_in_seconds: Integer | None = Field(
         default=None, ge=1, le=LONGEST_EXPIRY_SECONDS, description="The same, counted from now."
     )
     models: list[str] | None = Field(default=None, max_length=100, description="Instead of those before; []: all.")

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from api.schemas.integers import Integer
 from stoker.domain.base import DEPLOYMENT_NAME_PATTERN
 from stoker.domain.model_routes import Fallback, RouteSpec, RouteStatus, RouteTarget
 
@@ -18,7 +19,7 @@ class TargetWrite(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     deployment: DeploymentField
-    weight: int = Field(
+    weight: Integer = Field(
         default=1, ge=0, le=1_000_000, description="Its share of the conversations: of the sum of all weights."
     )
 

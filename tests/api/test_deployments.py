@@ -227,7 +227,7 @@ async def test_a_wrong_patch_names_the_field(
         ({"name": None}, "name", None, "valid string"),
         ({"replicas": -3}, "replicas", -3, "greater than or equal to 0"),
         ({"replicas": 1001}, "replicas", 1001, "less than or equal to 1000"),
-        ({"replicas": "many"}, "replicas", "many", "valid integer"),
+        ({"replicas": "many"}, "replicas", "many", "must be an integer, not a text"),
         ({"model": "file:relative.gguf"}, "model", "file:relative.gguf", "absolute path"),
         ({"model": "file:/etc/passwd"}, "model", "file:/etc/passwd", ".gguf"),
         ({"model": "file:/a/../b.gguf"}, "model", "file:/a/../b.gguf", "'..'"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from worker_agent.engine_options import TARGETS
+from worker_agent.engine_patches import PATCHES
 from worker_agent.engine_source import SOURCE, BuildTools
 
 HEADER = (
@@ -19,6 +20,7 @@ FILES = {
     f"{LLAMA}/CMakeLists.txt": "project(llama.cpp)\n",
     f"{LLAMA}/LICENSE": "MIT License\n",
     f"{LLAMA}/ggml/include/ggml-rpc.h": HEADER,
+    f"{LLAMA}/tools/server/server-queue.cpp": "".join(f"{patch.before}\n" for patch in PATCHES),
     f"{LLAMA}/docs/long.md": "no build reads this\n",
     "llama_cpp_python-0.3.36/setup.py": "raise SystemExit('not llama.cpp')\n",
 }

@@ -182,6 +182,7 @@ def test_a_name_tells_release_and_backend_and_differs_with_everything_else() -> 
         name(Backend.CUDA, CUDA.model_copy(update={"nvidia_gpus": ("8.0",)})),
     }
     assert len(names) == 6
+    assert install_name("0.3.36", build_options(Backend.CPU, PLAIN, version="1.0", commit="abc"), ["x"]) not in names
     assert name() == name(host=PLAIN.model_copy(update={"cores": 64, "memory": 512 * GIB}))
 
 

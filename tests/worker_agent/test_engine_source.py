@@ -17,7 +17,12 @@ def files_of(folder: Path) -> set[str]:
 
 def test_only_llama_cpp_comes_out_and_only_what_a_build_reads(tmp_path: Path) -> None:
     source = unpack_source(fake_sdist(tmp_path), tmp_path / "llama.cpp")
-    assert files_of(source) == {"CMakeLists.txt", "LICENSE", "ggml/include/ggml-rpc.h"}
+    assert files_of(source) == {
+        "CMakeLists.txt",
+        "LICENSE",
+        "ggml/include/ggml-rpc.h",
+        "tools/server/server-queue.cpp",
+    }
     assert read_rpc_protocol(source) == "7.0.1"
 
 
