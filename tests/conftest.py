@@ -26,6 +26,7 @@ class _FailuresAtOnce:
             self._terminal.write_line(f"\n{report.when} failed: {report.nodeid}")
 
 
+@pytest.hookimpl(trylast=True)  # the terminal's reporter is registered by the same hook
 def pytest_configure(config: pytest.Config) -> None:
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None:
