@@ -44,7 +44,9 @@ class OptionsWrite(BaseModel):
     )
     flash_attention: bool = Field(default=True, description="Compute attention piece by piece: less memory.")
     kv_unified: bool = Field(default=False, description="All slots share one KV cache, and each may use all of it.")
-    batch: Integer = Field(default=2048, ge=32, le=16_384, description="Tokens a logical batch.")
+    batch: Integer = Field(
+        default=2048, ge=32, le=16_384, description="Tokens a logical batch; where CPUs compute, one micro-batch."
+    )
     micro_batch: Integer = Field(default=512, ge=32, le=8_192, description="Tokens a physical batch.")
     threads: Integer | None = Field(default=None, ge=1, le=1024, description="CPU threads; null: the engine's choice.")
     embeddings: bool = Field(default=False, description="Serve /v1/embeddings instead of text.")

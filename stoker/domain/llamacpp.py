@@ -6,11 +6,15 @@ from stoker.domain.base import WorkerName
 from stoker.domain.deployments import DeploymentSpec
 from stoker.domain.estimation.cache import batch_sizes
 from stoker.domain.estimation.estimate import PROMPT_CACHE
-from stoker.domain.placement.types import DeviceShare, Placement
+from stoker.domain.placement.types import DeviceShare, Placement, Tier
 from stoker.domain.units import MIB
 from stoker.domain.workers import DeviceKind
 
 LOG_LEVEL = 4  # the first that shows buffer sizes
+
+_CPU_COMPUTES = frozenset({Tier.PART_ON_CPU, Tier.PART_ON_CPU_SEVERAL_WORKERS, Tier.CPU, Tier.CPU_SEVERAL_WORKERS})
+"""Where a batch of many micro-batches gains nothing and takes minutes: whoever looks whether the engine still computes
+sees each batch only when it is done."""
 
 
 def main_server_arguments(
@@ -37,6 +41,8 @@ def main_server_arguments(
     options, estimate = spec.options, placement.estimate
     embeds = options.embeddings or pooling
     batch, micro_batch = batch_sizes(options, estimate.context_length, embedding=embeds)
+    if placement.tier in _CPU_COMPUTES:
+        batch = max(micro_batch, options.slots)
     arguments = [
         *("--host", host, "--port", "0"),
         *("-m", model_path, "-a", alias),

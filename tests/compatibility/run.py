@@ -89,8 +89,8 @@ def deploy(system: System, models: Path, rows: list[Client]) -> None:
     if agents:
         # all that an agent says about itself and its tools before the first word; one slot, so that it has all of it;
         # and the engine gives a sign of life after each piece of a long prompt
-        engine = {"context_length": AGENT_CONTEXT, "slots": 1, "batch": 256, "micro_batch": 256}
-        body = {"name": AGENT_MODEL, "model": f"file:{models / 'smollm2-agent.gguf'}", "engine": engine}
+        options = {"context_length": AGENT_CONTEXT, "slots": 1, "batch": 256, "micro_batch": 256}
+        body = {"name": AGENT_MODEL, "model": f"file:{models / 'smollm2-agent.gguf'}", "options": options}
         with system.api() as api:
             answer = api.post("/deployments", json=body)
             assert answer.is_success, answer.text

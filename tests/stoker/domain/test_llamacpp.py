@@ -10,7 +10,7 @@ from stoker.domain.deployments import CacheType, EngineOptions
 from stoker.domain.estimation.estimate import PROMPT_CACHE
 from stoker.domain.estimation.types import MemoryEstimate
 from stoker.domain.llamacpp import engine_devices, main_server_arguments, rpc_peers, rpc_server_arguments
-from stoker.domain.placement.types import DeviceShare, Placement
+from stoker.domain.placement.types import DeviceShare, Placement, Tier
 from stoker.domain.units import GIB, MIB
 from stoker.domain.workers import DeviceKind
 from tests.builders import make_spec
@@ -85,6 +85,27 @@ def test_a_gpu_that_the_engine_has_no_name_for() -> None:
     nameless = gpu(0, 33).model_copy(update={"engine_name": ""})
     with pytest.raises(ValueError, match="device gpu0 of w has no engine_name"):
         arguments(nameless, HOST)
+
+
+@pytest.mark.parametrize(
+    ("tier", "options", "batch"),
+    [
+        (Tier.ONE_DEVICE, {}, "2048"),
+        (Tier.ONE_WORKER, {}, "2048"),
+        (Tier.SEVERAL_WORKERS, {}, "2048"),
+        (Tier.PART_ON_CPU, {}, "512"),
+        (Tier.PART_ON_CPU_SEVERAL_WORKERS, {}, "512"),
+        (Tier.CPU_SEVERAL_WORKERS, {}, "512"),
+        (Tier.CPU, {"batch": 4096, "micro_batch": 256}, "256"),
+        (Tier.CPU, {"micro_batch": 32, "slots": 64}, "64"),  # llama.cpp aborts with fewer tokens than slots
+    ],
+)
+def test_where_the_cpu_computes_a_batch_is_one_micro_batch(tier: Tier, options: dict[str, Any], batch: str) -> None:
+    """Else the stall watch sees no progress for minutes, while a long prompt is being read."""
+    placement = Placement(worker="w", shares=(HOST,), tier=tier, estimate=MemoryEstimate(context_length=8192, slots=4))
+    spec = make_spec(options=EngineOptions(**options))
+    given = main_server_arguments(spec, placement, model_path="/m.gguf", alias="llama", pooling=False)
+    assert value(given, "-b") == batch
 
 
 def test_options_reach_the_engine() -> None:
