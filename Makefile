@@ -33,9 +33,9 @@ demo: .venv/.installed ## Run everything here, deploy a real model, ask it somet
 up: .venv/.installed ## Run everything here, empty
 	@$(RUN)stoker up
 
-test: .venv/.installed ## Run every test
+test: .venv/.installed ## Run every test (ARGS=tests/api: some)
 	@$(RUN)stoker engine install --backend cpu
-	@$(RUN)python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(RUN)python -m tests.parts $(ARGS)
 
 check: .venv/.installed ## Lint, types, import rules
 	@$(RUN)ruff format --check .
