@@ -7,6 +7,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
+from api.audit import note
 from api.deps import AdminDep, ContextDep, LimitDep
 from api.errors import FieldError, ProblemError, not_found, refusals
 from api.schemas.pages import Page, page_of
@@ -67,6 +68,7 @@ async def put_route(
 
     def put(session: Session, now: datetime) -> tuple[RouteStatus, bool]:
         before = ModelRoutes(session, now).get(name, for_change=True)
+        note.changed(before.spec if before is not None else None, spec)
         _check_expected(name, before, if_match, if_none_match)
         _check_deployments(session, now, spec)
         routes = ModelRoutes(session, now)

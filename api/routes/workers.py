@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from sqlmodel import Session
 from temporalio.service import RPCError
 
+from api.audit import note
 from api.deps import (
     AdminDep,
     AfterDep,
@@ -122,6 +123,7 @@ async def drain_worker(
     """
     preview = WhatIfRead.of_drain(await preview_drain(context, name))
     if dry_run:
+        note.changes_nothing()
         response.status_code = 200
         return preview
     if not await context.in_thread(lambda: context.ledger.drain(name)):
