@@ -54,17 +54,20 @@ Applications call `/v1` (OpenAI's API) with a key of the role user. Everything h
 
 def create_app(context: ApiContext) -> ASGIApp:
     """The whole application on `context`."""
-    pool = Pool(context.mesh)
+    pool, spans = Pool(context.mesh), context.spans
+    metrics_of = Metrics if spans is None else spans.metrics
     openai = OpenAIApp(
         routes=context.routes,
         authenticate=context.keyring.principal,
         pool=pool,
-        metrics=Metrics(context.registry, time.monotonic, context.recorder),
+        metrics=metrics_of(context.registry, time.monotonic, context.recorder),
         gate=context.gate or OPEN_GATE,
         processes=context.processes,
     )
     management = audited(limited(head_as_get(_management(context, pool))), context.audit.record, context.clock)
-    return beside(openai, identified(management))
+    if spans is None:
+        return beside(openai, identified(management))
+    return beside(spans.of_models(openai), identified(spans.of_management(management)))
 
 
 def _management(context: ApiContext, pool: Pool) -> FastAPI:

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path as FilePath
 from threading import Event
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import httpx
 from fastapi import Depends, Header, Path, Query, Request, Security
@@ -42,6 +42,9 @@ from stoker.storage.removal import was_removed
 from stoker.storage.workers import Workers
 from stoker.temporal import TemporalInstanceCalls
 
+if TYPE_CHECKING:
+    from api.request_spans import RequestSpans  # it needs an extra
+
 T = TypeVar("T")
 
 _ETAG = re.compile(r'(W/)?("?)([0-9]{1,18})\2')
@@ -74,6 +77,7 @@ class ApiContext:
     metrics_folder: FilePath | None = None  # which all processes of this server share; None: there is no other
     view_registry: CollectorRegistry = field(default_factory=CollectorRegistry)  # what all processes see alike
     processes: int = 1  # that answer /v1, this one counted: each has its share of what is bounded
+    spans: "RequestSpans | None" = None  # None: nothing is traced
     stopping: Event = field(default_factory=Event)  # set when answers that would go on for ever are to end
 
     @cached_property
