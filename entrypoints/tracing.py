@@ -2,8 +2,8 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from stoker.settings import Settings
@@ -77,7 +77,8 @@ def interceptors(tracing: "Tracing | None") -> "Sequence[Interceptor]":
 
 
 async def close(tracing: "Tracing | None") -> None:
-    """Sends the last spans, for a moment: a collector that is away holds up no end."""
+    """Sends the last spans, for a moment: a collector that does not answer holds up no end."""
     if tracing is not None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.to_thread(tracing.close), CLOSED_WITHIN_SECONDS)
+        closing = threading.Thread(target=tracing.close, name="tracing-close", daemon=True)
+        closing.start()
+        await asyncio.to_thread(closing.join, CLOSED_WITHIN_SECONDS)
