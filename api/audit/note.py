@@ -33,9 +33,9 @@ def asked_by(key_id: str, name: str) -> None:
 
 
 def concerns(kind: str, name: str) -> None:
-    """What is changed, where the path does not say it: `concerns("key", key_id)`.
+    """What is changed: `concerns("key", key_id)`. Under `/api/v1` the path says it as well, where it names it.
 
-    A request outside `/api/v1`, as of the web page, becomes an entry by this alone.
+    A request elsewhere becomes an entry by this alone: the web page calls the same functions as the API.
     """
     note = current_note.get()
     if note is not None:

@@ -63,6 +63,7 @@ async def get_key(key_id: KeyPath, context: ContextDep, _: AdminDep) -> KeyRead:
 @router.patch("/{key_id}", responses=REFUSALS | refusals(409))
 async def change_key(key_id: KeyPath, body: KeyUpdate, context: ContextDep, _: AdminDep) -> KeyRead:
     """Changes a key's name, expiry, models or limits; within a second that counts everywhere."""
+    note.concerns("key", key_id)
 
     def change(session: Session, now: datetime) -> KeyStatus:
         keys = Keys(session, now)
@@ -85,6 +86,7 @@ async def change_key(key_id: KeyPath, body: KeyUpdate, context: ContextDep, _: A
 @router.delete("/{key_id}", status_code=204, responses=REFUSALS)
 async def revoke_key(key_id: KeyPath, context: ContextDep, _: AdminDep) -> None:
     """Revokes a key for good; within a second it opens nothing any more."""
+    note.concerns("key", key_id)
     if not await context.write(lambda session, now: Keys(session, now).revoke(key_id)):
         raise not_found("key", key_id)
     await context.keyring.refresh()

@@ -5,12 +5,15 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from api.audit import note
 from api.audit.recording import audited
+from api.deps import ContextDep
+from api.routes.workers import cordon_worker
 from stoker.domain.audit import AuditEntry
 from stoker.domain.deployments import InstanceState
-from stoker.domain.keys import Role
+from stoker.domain.keys import KeyStatus, Role
 from stoker.domain.models import ModelSource
 from tests.api.serving import JOIN_TOKEN, Api
 from tests.api.test_deployments import create, problem_of, removed
@@ -178,6 +181,12 @@ async def test_only_administrators_read_it(lone_api: Api) -> None:
     problem_of(await lone_api.anyone.get(PATH, headers={"authorization": f"Bearer {user}"}), 403, "forbidden")
 
 
+async def test_what_waits_and_what_was_lost_is_counted(lone_api: Api) -> None:
+    metrics = (await lone_api.anyone.get("/metrics")).text
+    assert 'stoker_audit_entries_lost_total{reason="full"} 0.0' in metrics
+    assert "stoker_audit_entries_waiting " in metrics
+
+
 async def test_moments_beyond_all_time(lone_api: Api) -> None:
     query = {"since": "0001-01-01T00:00:00+14:00", "until": "9999-12-31T23:59:59-14:00"}
     assert (await lone_api.admin.get(PATH, params=query)).status_code == 200
@@ -233,6 +242,23 @@ async def test_what_the_web_page_changes_is_an_entry_too() -> None:
         ("/cut", "drain_from_page", "worker/w1", "alice", 0),
     ]
     assert told[0].at - now == timedelta(0)
+
+
+async def test_the_web_page_calls_what_the_api_calls(lone_api: Api) -> None:
+    await lone_api.join(make_worker(name="paged-worker"))
+    told: list[AuditEntry] = []
+    page = FastAPI()
+    page.state.context = lone_api.context
+    page.add_api_route("/workers/{worker}/take-out", _take_out, methods=["POST"])
+    transport = httpx.ASGITransport(audited(page, told.append, lone_api.context.clock))
+    async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+        assert (await client.post("/workers/paged-worker/take-out")).status_code == 200
+    assert [(one.action, one.object, one.status) for one in told] == [("_take_out", "worker/paged-worker", 200)]
+
+
+async def _take_out(worker: str, context: ContextDep) -> None:
+    nobody = KeyStatus(id="0" * 12, name="a visitor", role=Role.ADMIN, created_at=context.clock())
+    await cordon_worker(worker, context, nobody)
 
 
 async def test_outside_a_request_nothing_is_noted() -> None:
