@@ -11,6 +11,7 @@ from prometheus_client import Gauge
 from starlette.types import ASGIApp
 
 from api import errors
+from api.audit.recording import audited
 from api.deps import ApiContext
 from api.description import truthful
 from api.estimate_errors import EstimateErrors
@@ -22,6 +23,7 @@ from api.openai.metering import Metrics
 from api.openai.routes import OpenAIApp, beside
 from api.openai.upstream import Pool
 from api.routes import (
+    audit,
     certificates,
     deployments,
     estimates,
@@ -40,7 +42,8 @@ from stoker.storage.usage import tokens_since
 from stoker.version import VERSION
 
 RECORDED_WITHIN_SECONDS = 3.0
-"""How long a stopping process waits for the database to take the last records of usage; then they stay on disk."""
+"""How long a stopping process waits for the database to take the last records of usage, which then stay on disk, and
+the last entries of the audit log, which are in the process's log."""
 
 DESCRIPTION = """Runs large language models on the GPUs you already own.
 
@@ -51,16 +54,20 @@ Applications call `/v1` (OpenAI's API) with a key of the role user. Everything h
 
 def create_app(context: ApiContext) -> ASGIApp:
     """The whole application on `context`."""
-    pool = Pool(context.mesh)
+    pool, spans = Pool(context.mesh), context.spans
+    metrics_of = Metrics if spans is None else spans.metrics
     openai = OpenAIApp(
         routes=context.routes,
         authenticate=context.keyring.principal,
         pool=pool,
-        metrics=Metrics(context.registry, time.monotonic, context.recorder),
+        metrics=metrics_of(context.registry, time.monotonic, context.recorder),
         gate=context.gate or OPEN_GATE,
         processes=context.processes,
     )
-    return beside(openai, identified(limited(head_as_get(_management(context, pool)))))
+    management = audited(limited(head_as_get(_management(context, pool))), context.audit.record, context.clock)
+    if spans is None:
+        return beside(openai, identified(management))
+    return beside(spans.of_models(openai), identified(spans.of_management(management)))
 
 
 def _management(context: ApiContext, pool: Pool) -> FastAPI:
@@ -78,6 +85,7 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
             runs.append(upkeep.run())
         if context.recorder is not None:
             context.recorder.start()
+        context.audit.start()
         tasks = [asyncio.create_task(run) for run in runs]
         try:
             yield
@@ -87,6 +95,7 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
             await asyncio.gather(*tasks, return_exceptions=True)
             await context.agents.aclose()
             await pool.aclose()
+            await asyncio.to_thread(context.audit.close, RECORDED_WITHIN_SECONDS)
             if context.recorder is not None:
                 await asyncio.to_thread(context.recorder.close, RECORDED_WITHIN_SECONDS)
             await asyncio.to_thread(context.metrics.close)
@@ -106,6 +115,7 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
     view = context.view_registry
     Gauge("stoker_build_info", "Which Stoker this is", ["version"], registry=view).labels(VERSION).set(1)
     view.register(EstimateErrors(context.routes.instances))
+    context.registry.register(context.audit)
     if context.recorder is not None:
         context.registry.register(context.recorder)
     if context.gate is not None:
@@ -123,6 +133,7 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
         join_tokens,
         keys,
         usage,
+        audit,
     ):
         v1.include_router(module.router)
     v1.include_router(health.alarms)

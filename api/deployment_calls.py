@@ -21,7 +21,9 @@ from temporalio.common import (
 )
 from temporalio.service import RPCError, RPCStatusCode
 
+from api.audit import note
 from api.errors import of_temporal
+from api.schemas.deployments import DeploymentCreate
 from stoker.domain.deployments import DeploymentSpec, InstanceState
 from stoker.domain.naming import CONTROL_QUEUE, SEARCH_ATTRIBUTES, deployment_workflow_id
 from stoker.domain.rollout import Replica, ReplicaPhase
@@ -49,6 +51,9 @@ async def apply(
 
     `remembered`: where a workflow that has to be started begins; see `remembered`.
     """
+    before = remembered.wanted.spec if remembered is not None and remembered.wanted is not None else None
+    note.concerns("deployment", spec.name)
+    note.changed(DeploymentCreate.of(before) if before is not None else None, DeploymentCreate.of(spec))
     wanted = ApplyInput(spec=spec, expected_generation=expected_generation)
     update_id = update_id or uuid.uuid4().hex
     deadline = time.monotonic() + ANSWER_WITHIN.total_seconds()
@@ -82,6 +87,7 @@ async def delete(
     client: Client, name: str, *, remembered: DeploymentState, expected_generation: int | None = None
 ) -> None:
     """Begins the deployment's end, also when its workflow was terminated. Raises ProblemError."""
+    note.concerns("deployment", name)
     try:
         await client.execute_update_with_start_workflow(
             Deployment.delete,

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path as FilePath
 from threading import Event
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import httpx
 from fastapi import Depends, Header, Path, Query, Request, Security
@@ -19,6 +19,8 @@ from temporalio.client import Client
 
 from api.absence_view import AbsenceView
 from api.agents import agents_client
+from api.audit import note
+from api.audit.trail import AuditTrail
 from api.errors import ProblemError
 from api.keyring import KeyRing
 from api.limits.gate import LimitGate
@@ -39,6 +41,9 @@ from stoker.storage.engine import Database
 from stoker.storage.removal import was_removed
 from stoker.storage.workers import Workers
 from stoker.temporal import TemporalInstanceCalls
+
+if TYPE_CHECKING:
+    from api.request_spans import RequestSpans  # it needs an extra
 
 T = TypeVar("T")
 
@@ -68,9 +73,11 @@ class ApiContext:
     gate: LimitGate | None = None  # counts what keys use; None: no key has limits
     recorder: UsageRecorder | None = None  # keeps records of requests; the application starts and closes it
     usage_days: int = 30  # single requests are kept so long
+    audit_days: int = 400  # entries of the audit log are kept so long
     metrics_folder: FilePath | None = None  # which all processes of this server share; None: there is no other
     view_registry: CollectorRegistry = field(default_factory=CollectorRegistry)  # what all processes see alike
     processes: int = 1  # that answer /v1, this one counted: each has its share of what is bounded
+    spans: "RequestSpans | None" = None  # None: nothing is traced
     stopping: Event = field(default_factory=Event)  # set when answers that would go on for ever are to end
 
     @cached_property
@@ -92,6 +99,11 @@ class ApiContext:
     def absence(self) -> AbsenceView:
         """Workers that are silent."""
         return AbsenceView(AbsenceWatch(self.database, self.worker_grace), self.view_registry)
+
+    @cached_property
+    def audit(self) -> AuditTrail:
+        """Who changed what. The application starts and closes it."""
+        return AuditTrail(self.database, self.clock, self.audit_days)
 
     @cached_property
     def metrics(self) -> ProcessMetrics:
@@ -164,6 +176,7 @@ def _owner(request: Request, context: ApiContext) -> KeyStatus:
     status = context.keyring.authenticate(key)
     if status is None:
         raise ProblemError("unauthorized", "this API key is not known, has expired, or was revoked")
+    note.asked_by(status.id, status.name)
     return status
 
 

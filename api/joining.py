@@ -6,6 +6,7 @@ from typing import Annotated, NamedTuple
 from fastapi import Depends, Request
 from sqlmodel import Session
 
+from api.audit import note
 from api.deps import ContextDep, WorkerNamePath, bearer_of, shown_as
 from api.errors import ProblemError
 from stoker.domain.base import WorkerName
@@ -61,6 +62,7 @@ async def _joining(
 ) -> ShownToken | None:
     token = bearer_of(request)
     if token is not None and context.secret.matches(token, context.join_token_digest):
+        note.asked_by("", "the cluster's join token")
         return None
     parts = one_time_token(token) if token is not None else None
     if token is None or parts is None:
@@ -76,6 +78,7 @@ async def _joining(
     found = await context.read(lambda session, now: JoinTokens(session, now).look(parts.id, digest, name))
     if isinstance(found, TokenRefused):
         raise refused(found)
+    note.asked_by("", f"the join token {parts.id}")
     return ShownToken(parts.id, digest, again=found.used_by == name)
 
 

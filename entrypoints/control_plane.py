@@ -23,6 +23,7 @@ from entrypoints.absence import keep_watch
 from entrypoints.clock import utc_now
 from entrypoints.concurrency import first_of
 from entrypoints.data_folder import header_cache
+from entrypoints.tracing import close, interceptors, tracing_of
 from entrypoints.waking import keep_waking
 from stoker.domain.naming import CONTROL_QUEUE
 from stoker.remote_models import remote_models
@@ -48,12 +49,17 @@ WORKFLOWS = [Deployment, Instance, Inspection, Drain, Eviction]
 
 
 async def run_control_plane(settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT. Waits for Temporal as long as it takes."""
+    """Runs until SIGTERM or SIGINT. Waits for Temporal as long as it takes. Raises TracingMissingError."""
+    tracing = tracing_of(settings, "control-plane")
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     client = await connect(
-        settings.temporal.address, identity="control-plane", wait_seconds=float("inf"), runtime=quiet_runtime()
+        settings.temporal.address,
+        identity="control-plane",
+        wait_seconds=float("inf"),
+        runtime=quiet_runtime(),
+        interceptors=interceptors(tracing),
     )
     await register_search_attributes(client)
     database = Database(settings.database_url)
@@ -67,6 +73,7 @@ async def run_control_plane(settings: Settings) -> None:
         absence = AbsenceWatch(database, settings.worker_grace)
         await first_of(stop.wait(), keep_waking(ledger, calls), keep_watch(absence, calls))
     database.close()
+    await close(tracing)
     await asyncio.sleep(
         0.1
     )  # lets the SDK's threads end: without it the interpreter may crash at exit (sdk-python #300)

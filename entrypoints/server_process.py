@@ -34,6 +34,7 @@ from entrypoints.data_folder import (
 )
 from entrypoints.inherited import READY, Inherited
 from entrypoints.server_identity import ServerIdentity
+from entrypoints.tracing import close, interceptors, request_spans, tracing_of
 from stoker.certificates import SERVER_HOLDER
 from stoker.identity_folder import IdentityFolder
 from stoker.mesh.identity import MeshIdentity
@@ -51,11 +52,12 @@ FILES = 65_536
 
 
 async def run_server_process(settings: Settings, inherited: Inherited) -> None:
-    """Serves until SIGTERM or SIGINT, or until its parent is gone. Raises AuthoritySealedError.
+    """Serves until SIGTERM or SIGINT, or until its parent is gone. Raises AuthoritySealedError, TracingMissingError.
 
     Told to stop, it takes no more connections; what is being answered goes on for `settings.api.drain_timeout`.
     """
     _raise_file_limit()
+    tracing = tracing_of(settings, "api")
     listener = socket.socket(fileno=inherited.listener)
     database = Database(settings.database_url)
     secret = server_secret(settings)
@@ -66,7 +68,13 @@ async def run_server_process(settings: Settings, inherited: Inherited) -> None:
     await asyncio.to_thread(identity.refresh)
     context = ApiContext(
         database=database,
-        temporal=await connect(settings.temporal.address, identity="api", lazy=True, runtime=quiet_runtime()),
+        temporal=await connect(
+            settings.temporal.address,
+            identity="api",
+            lazy=True,
+            runtime=quiet_runtime(),
+            interceptors=interceptors(tracing),
+        ),
         secret=secret,
         authority=authority,
         join_token_digest=secret.digest(join_token(settings)),
@@ -81,8 +89,10 @@ async def run_server_process(settings: Settings, inherited: Inherited) -> None:
         recorder=UsageRecorder(database, usage_folder(settings), utc_now),
         gate=LimitGate(key_counters(settings)),
         usage_days=settings.api.usage_days,
+        audit_days=settings.api.audit_days,
         metrics_folder=metrics_folder(settings),
         processes=settings.api.processes,
+        spans=request_spans(tracing),
     )
     config = uvicorn.Config(
         create_app(context),
@@ -99,6 +109,7 @@ async def run_server_process(settings: Settings, inherited: Inherited) -> None:
     server = _Server(config, context, inherited.parent)
     await first_of(server.serve(sockets=[listener]), identity.run())
     database.close()
+    await close(tracing)
     await asyncio.sleep(0.1)  # see control_plane
 
 

@@ -215,7 +215,9 @@ def _die_with_parent() -> None:
 def _environment(settings: Settings, own_temporal: bool) -> dict[str, str]:
     """Our settings as our processes' environment. Secrets reach them as they reached us: by file or environment."""
     made: dict[str, str] = {"STOKER_DATA_DIR": str(settings.data_dir), "STOKER_LOG_LEVEL": settings.log_level}
-    tables = settings.model_dump(mode="json", include={"api", "database", "temporal", "worker"}, exclude_none=True)
+    tables = settings.model_dump(
+        mode="json", include={"api", "database", "temporal", "tracing", "worker"}, exclude_none=True
+    )
     for table, fields in tables.items():
         for field, value in fields.items():
             if field == "join_token":

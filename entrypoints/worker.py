@@ -20,6 +20,7 @@ from entrypoints.concurrency import first_of
 from entrypoints.data_folder import known_join_token, server_mesh_folder, worker_mesh_folder
 from entrypoints.folder_lock import locked
 from entrypoints.host_workers import host_workers
+from entrypoints.tracing import close, interceptors, tracing_of
 from stoker.certificates import SERVER_HOLDER, worker_holder
 from stoker.domain.llamacpp import main_server_arguments
 from stoker.domain.naming import worker_queue
@@ -62,12 +63,16 @@ def worker_name(settings: Settings) -> str:
 
 
 async def run_worker(settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT. Raises ValueError (bad limits), EngineError, JoinRefusedError, FolderInUseError."""
+    """Runs until SIGTERM or SIGINT.
+
+    Raises ValueError (bad limits), EngineError, JoinRefusedError, FolderInUseError, TracingMissingError.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     host = _Host(settings)
     await host.run(stop)
+    await close(host.tracing)
     await asyncio.sleep(0.1)  # see control_plane
 
 
@@ -96,6 +101,7 @@ class _Host:
         self._settings = settings
         worker = settings.worker
         self._name = worker_name(settings)
+        self.tracing = tracing_of(settings, "worker", instance=self._name)
         self._data_dir = settings.data_dir / "worker" / self._name
         self._bind = "127.0.0.1"  # others come through the gateway
         self._engine = _engine(settings)
@@ -166,6 +172,7 @@ class _Host:
             identity=f"agent@{self._name}",
             wait_seconds=float("inf"),
             runtime=quiet_runtime(),
+            interceptors=interceptors(self.tracing),
         )
         await self._look_after_gateway()  # before the first report: one that names no gateway would close the way here
         if self._api.identity is None:

@@ -34,6 +34,17 @@ class _Section(BaseModel, extra="forbid"):
     """One table of the settings file; a misspelt name is an error, not silence."""
 
 
+def _checked_url(value: str, of: str, example: str) -> str:
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if value and not usable:
+        raise ValueError(f"{value!r} is no address of {of}: write it like {example}")
+    return value
+
+
 class ApiSettings(_Section):
     """Where the API listens."""
 
@@ -42,6 +53,7 @@ class ApiSettings(_Section):
     processes: int = Field(default=1, ge=1, le=64)  # that answer on the one port
     drain_timeout: float = Field(default=30.0, ge=0, le=86_400)  # seconds that a stopping process's streams may go on
     usage_days: int = Field(default=30, ge=1, le=3650)  # single requests are kept so long; their sums for good
+    audit_days: int = Field(default=400, ge=1, le=3650)  # entries of the audit log are kept so long
 
 
 class DatabaseSettings(_Section):
@@ -56,6 +68,17 @@ class TemporalSettings(_Section):
     address: str = ""
     port: int = Field(default=7233, ge=1, le=65535)  # of the built-in server
     ui_port: int = Field(default=8233, ge=1, le=65535)
+
+
+class TracingSettings(_Section):
+    """Traces by OpenTelemetry: `endpoint` is a collector's base URL; empty: what OTEL_EXPORTER_OTLP_* say, or none."""
+
+    endpoint: str = ""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        return _checked_url(value, "a collector", "http://127.0.0.1:4318")
 
 
 class UrlSettings(_Section):
@@ -96,14 +119,7 @@ class WorkerSettings(_Section):
     @field_validator("server")
     @classmethod
     def _is_url(cls, value: str) -> str:
-        try:
-            parts = urlsplit(value)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if value and not usable:
-            raise ValueError(f"{value!r} is no address of a server: write it like http://127.0.0.1:8410")
-        return value
+        return _checked_url(value, "a server", "http://127.0.0.1:8410")
 
 
 class Settings(BaseSettings):
@@ -122,6 +138,7 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     database: DatabaseSettings = DatabaseSettings()
     temporal: TemporalSettings = TemporalSettings()
+    tracing: TracingSettings = TracingSettings()
     urls: UrlSettings = UrlSettings()
     worker: WorkerSettings = WorkerSettings()
 

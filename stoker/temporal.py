@@ -10,7 +10,7 @@ from temporalio.api.enums.v1 import IndexedValueType, TaskQueueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
-from temporalio.client import Client
+from temporalio.client import Client, Interceptor
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig, TelemetryFilter
@@ -51,11 +51,12 @@ async def connect(
     lazy: bool = False,
     wait_seconds: float = 0.0,
     runtime: Runtime | None = None,
+    interceptors: Sequence[Interceptor] = (),
 ) -> Client:
     """A client for `address`, or for what TEMPORAL_* and the profile of temporalio.envconfig say when it is empty.
 
     Tries for `wait_seconds` before it raises TemporalUnreachableError (at once for what is no address); a lazy client
-    connects at its first call.
+    connects at its first call. `interceptors` that are for workers, too, hold for all that are given this client.
     """
     config: dict[str, Any] = {**ClientConfig.load_client_connect_config()}
     if address:
@@ -66,7 +67,12 @@ async def connect(
     while True:
         try:
             return await Client.connect(
-                **config, data_converter=pydantic_data_converter, identity=identity, lazy=lazy, runtime=runtime
+                **config,
+                data_converter=pydantic_data_converter,
+                identity=identity,
+                lazy=lazy,
+                runtime=runtime,
+                interceptors=interceptors,
             )
         except ValueError as error:  # waiting cannot help
             raise TemporalUnreachableError(

@@ -115,7 +115,9 @@ class OpenAIApp:
         return _model_object(await self._proxy.directory.has(name), name)
 
 
-def beside(openai: OpenAIApp, others: Callable[[Scope, Receive, Send], Any]) -> Callable[[Scope, Receive, Send], Any]:
+def beside(
+    openai: Callable[[Scope, Receive, Send], Any], others: Callable[[Scope, Receive, Send], Any]
+) -> Callable[[Scope, Receive, Send], Any]:
     """An ASGI app that gives what is under /v1 to `openai` and all else, the lifespan too, to `others`."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import StreamingResponse
 from sqlmodel import Session
 
+from api.audit import note
 from api.deps import AdminDep, ContextDep, LimitDep, WatchDep, WorkerNamePath
 from api.errors import ProblemError, not_found, refusals
 from api.eviction_calls import evict_model
@@ -73,6 +74,7 @@ async def evict_files(
     ] = False,
 ) -> EvictedRead:
     """Takes a model off a worker's disk. Refused (409) while anything there uses it, also with `force`."""
+    note.concerns("file", f"{worker}/{model}")
 
     def look(session: Session, now: datetime) -> tuple[bool, tuple[str, ...]]:
         users = Files(session, now).users().get((worker, model), ())

@@ -6,6 +6,7 @@ import structlog
 from fastapi import APIRouter
 from sqlmodel import Session
 
+from api.audit import note
 from api.deps import AdminDep, AfterDep, ContextDep, JoinTokenPath, LimitDep
 from api.errors import not_found, refusals
 from api.schemas.join_tokens import JoinTokenCreate, JoinTokenCreated, JoinTokenRead
@@ -26,6 +27,7 @@ async def create_join_token(body: JoinTokenCreate, context: ContextDep, _: Admin
     """Makes a token with which one machine may join. It is shown in this answer and never again."""
     fingerprint = context.authority.fingerprint
     token_id, token = new_one_time_token(fingerprint)
+    note.concerns("join-token", token_id)
     valid = timedelta(seconds=body.ttl_seconds)
 
     def add(session: Session, now: datetime) -> JoinTokenStatus:

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from fastapi import APIRouter
 from sqlmodel import Session
 
+from api.audit import note
 from api.deps import AdminDep, AfterDep, ContextDep, KeyPath, LimitDep
 from api.errors import FieldError, ProblemError, not_found, refusals
 from api.schemas.keys import LONGEST_EXPIRY_SECONDS, KeyCreate, KeyCreated, KeyRead, KeyUpdate
@@ -22,6 +23,8 @@ REFUSALS = refusals(401, 403, 404, 413, 422, 503)
 async def create_key(body: KeyCreate, context: ContextDep, _: AdminDep) -> KeyCreated:
     """Makes a key. It is shown in this answer and never again."""
     key_id, key = new_key()
+    note.concerns("key", key_id)
+    note.changed(None, body)
 
     def add(session: Session, now: datetime) -> KeyStatus:
         expires_at = body.expiry(now)
@@ -60,6 +63,7 @@ async def get_key(key_id: KeyPath, context: ContextDep, _: AdminDep) -> KeyRead:
 @router.patch("/{key_id}", responses=REFUSALS | refusals(409))
 async def change_key(key_id: KeyPath, body: KeyUpdate, context: ContextDep, _: AdminDep) -> KeyRead:
     """Changes a key's name, expiry, models or limits; within a second that counts everywhere."""
+    note.concerns("key", key_id)
 
     def change(session: Session, now: datetime) -> KeyStatus:
         keys = Keys(session, now)
@@ -67,6 +71,7 @@ async def change_key(key_id: KeyPath, body: KeyUpdate, context: ContextDep, _: A
         if status is None:
             raise not_found("key", key_id)
         wanted = body.merged(status, now)
+        note.changed(KeyRead.of_status(status), KeyRead.of_status(wanted))
         if wanted.expires_at != status.expires_at:
             _check_expiry(wanted.expires_at, now)
         if status.revoked_at is not None or not keys.put(wanted):
@@ -81,6 +86,7 @@ async def change_key(key_id: KeyPath, body: KeyUpdate, context: ContextDep, _: A
 @router.delete("/{key_id}", status_code=204, responses=REFUSALS)
 async def revoke_key(key_id: KeyPath, context: ContextDep, _: AdminDep) -> None:
     """Revokes a key for good; within a second it opens nothing any more."""
+    note.concerns("key", key_id)
     if not await context.write(lambda session, now: Keys(session, now).revoke(key_id)):
         raise not_found("key", key_id)
     await context.keyring.refresh()

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session
 
+from api.audit import note
 from api.deps import AdminDep, ContextDep, LimitDep
 from api.errors import FieldError, ProblemError, not_found, refusals
 from api.schemas.pages import Page, page_of
@@ -63,10 +64,12 @@ async def put_route(
     if_none_match: IfNoneMatch = None,
 ) -> RouteRead:
     """Makes a route (201), or replaces the one of that name (200). Requests follow it from the next one on."""
+    note.concerns("route", name)
     spec = body.spec(name)
 
     def put(session: Session, now: datetime) -> tuple[RouteStatus, bool]:
         before = ModelRoutes(session, now).get(name, for_change=True)
+        note.changed(before.spec if before is not None else None, spec)
         _check_expected(name, before, if_match, if_none_match)
         _check_deployments(session, now, spec)
         routes = ModelRoutes(session, now)
@@ -85,6 +88,7 @@ async def put_route(
 @router.delete("/{name:path}", status_code=204, responses=REFUSALS)
 async def delete_route(name: RoutePath, context: ContextDep, _: AdminDep, if_match: IfMatch = None) -> None:
     """Removes a route. The deployments that it led to go on under their own names."""
+    note.concerns("route", name)
 
     def remove(session: Session, now: datetime) -> None:
         before = ModelRoutes(session, now).get(name, for_change=True)

@@ -1,26 +1,24 @@
 """`/api/v1/usage`."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from api.by_time import place, stretch
 from api.deps import CallerDep, ContextDep, LimitDep
-from api.errors import FieldError, ProblemError, refusals
+from api.errors import ProblemError, refusals
 from api.schemas.moments import Moment
 from api.schemas.pages import Page, page_of
 from api.schemas.usage import UsageRead, UsageRequestRead
 from stoker.domain.base import DEPLOYMENT_NAME_PATTERN
 from stoker.domain.keys import KeyStatus, Role
 from stoker.domain.usage import UsageBy
-from stoker.storage.usage import Stretch, kept_from, place_of, usage_requests, usage_sums
+from stoker.storage.by_time import CURSOR_PATTERN
+from stoker.storage.usage import kept_from, usage_requests, usage_sums
 
 router = APIRouter(prefix="/usage", tags=["usage"])
 
 REFUSALS = refusals(401, 403, 422, 503)
-
-_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
-"""Nothing was used before or will be after: what lies beyond is taken for these, that no arithmetic overflows."""
 
 ModelDep = Annotated[str | None, Query(pattern=DEPLOYMENT_NAME_PATTERN, description="Only this deployment's.")]
 KeyDep = Annotated[str | None, Query(pattern="^[0-9a-f]{12}$", description="Only this key's, by its id.")]
@@ -28,7 +26,7 @@ SinceDep = Annotated[Moment | None, Query(description="Only what ended then or l
 UntilDep = Annotated[Moment | None, Query(description="Only what ended before.")]
 AfterRequestDep = Annotated[
     str,
-    Query(pattern="^([0-9]{1,18}-[0-9]{1,18})?$", description="Only requests behind this: `last` of the page before."),
+    Query(pattern=CURSOR_PATTERN, description="Only requests behind this: `last` of the page before."),
 ]
 
 
@@ -47,7 +45,7 @@ async def get_usage(
     Sums are kept for good, single requests for a time: of what lies further back, an hour of which a part is asked
     for counts whole. What has just ended comes in within two seconds.
     """
-    asked, of_key = _stretch(since, until), _key(caller, key)
+    asked, of_key = stretch(since, until), _key(caller, key)
     groups = await context.read(
         lambda session, now: usage_sums(
             session, by, asked, kept=kept_from(now, context.usage_days), model=model, key_id=of_key
@@ -68,23 +66,11 @@ async def list_usage_requests(
     after: AfterRequestDep = "",
 ) -> Page[UsageRequestRead]:
     """Single requests, the last ones first, as long as they are kept. A user's key sees its own only."""
-    asked, of_key = _stretch(since, until), _key(caller, key)
-    try:
-        place = place_of(after) if after else None
-    except ValueError as error:
-        raise _refused("after", after, str(error)) from error
+    asked, of_key, behind = stretch(since, until), _key(caller, key), place(after)
     found = await context.read(
-        lambda session, _: usage_requests(session, asked, limit=limit + 1, after=place, model=model, key_id=of_key)
+        lambda session, _: usage_requests(session, asked, limit=limit + 1, after=behind, model=model, key_id=of_key)
     )
     return page_of([UsageRequestRead.of_record(one.record) for one in found], [one.cursor for one in found], limit)
-
-
-def _stretch(since: datetime | None, until: datetime | None) -> Stretch:
-    earliest = None if since is None else min(max(since, _FIRST), _LAST).astimezone(UTC)
-    latest = None if until is None else min(max(until, _FIRST), _LAST).astimezone(UTC)
-    if since is not None and until is not None and since >= until:
-        raise _refused("until", until.isoformat(), f"must be later than since, {since.isoformat()}")
-    return Stretch(earliest, latest)
 
 
 def _key(caller: KeyStatus, asked: str | None) -> str | None:
@@ -96,8 +82,3 @@ def _key(caller: KeyStatus, asked: str | None) -> str | None:
             "forbidden", f"the key {caller.name!r} has the role {caller.role}: it sees its own usage, {caller.id}, only"
         )
     return caller.id
-
-
-def _refused(field: str, value: str, message: str) -> ProblemError:
-    errors = [FieldError(field=field, message=message, value=value)]
-    return ProblemError("invalid_request", f"{field}: {message}", errors=errors)

@@ -11,6 +11,7 @@ from fastapi.responses import StreamingResponse
 from sqlmodel import Session
 from temporalio.service import RPCError
 
+from api.audit import note
 from api.deps import (
     AdminDep,
     AfterDep,
@@ -82,6 +83,7 @@ async def get_worker(
 @router.post("/{name}/cordon", responses=REFUSALS)
 async def cordon_worker(name: WorkerNamePath, context: ContextDep, _: AdminDep) -> WorkerRead:
     """From here on the worker gets nothing new, and keeps what it has. One that is being drained goes on with it."""
+    note.concerns("worker", name)
     if not await context.in_thread(lambda: context.ledger.cordon(name)):
         raise not_found("worker", name)
     log.info("worker_cordoned", worker=name)
@@ -91,6 +93,7 @@ async def cordon_worker(name: WorkerNamePath, context: ContextDep, _: AdminDep) 
 @router.post("/{name}/uncordon", responses=REFUSALS)
 async def uncordon_worker(name: WorkerNamePath, context: ContextDep, _: AdminDep) -> WorkerRead:
     """The worker gets new instances again. A drain of it is called off: what it still has stays."""
+    note.concerns("worker", name)
     woken = await context.in_thread(lambda: context.ledger.uncordon(name))
     if woken is None:
         raise not_found("worker", name)
@@ -122,8 +125,10 @@ async def drain_worker(
     """
     preview = WhatIfRead.of_drain(await preview_drain(context, name))
     if dry_run:
+        note.changes_nothing()
         response.status_code = 200
         return preview
+    note.concerns("worker", name)
     if not await context.in_thread(lambda: context.ledger.drain(name)):
         raise not_found("worker", name)
     log.info("worker_draining", worker=name, instances=len(preview.moves), fits=preview.fits)
@@ -145,6 +150,7 @@ async def remove_worker(
 
     One that still holds something is refused (409): drain it first, or say `force`. To come back it must join again.
     """
+    note.concerns("worker", name)
     removed = await remove(context, name, force=force)
     return WorkerRemoved(name=name, instances=list(removed.instances), certificates_revoked=removed.certificates)
 

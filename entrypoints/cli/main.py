@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from entrypoints.cli import (
+    audit,
     chat,
     deployments,
     engine,
@@ -26,7 +27,7 @@ from entrypoints.cli.errors import CliError, ExitCode
 
 _SECTIONS = {
     "Models": ("estimate", "simulate", "deploy", "ps", "describe", "why", "scale", "rm", "logs", "chat"),
-    "The cluster": ("workers", "files", "routes", "keys", "usage"),
+    "The cluster": ("workers", "files", "routes", "keys", "usage", "audit"),
     "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate"),
 }
 
@@ -89,6 +90,7 @@ for module in (
     routes,
     keys,
     usage,
+    audit,
     processes,
     engine,
 ):

@@ -88,6 +88,7 @@ def up(
     )
     _check_limits(settings)
     _check_database(settings)
+    _check_tracing(settings)
 
     from entrypoints.up import CannotStartError, run_up
     from stoker.temporal import TemporalUnreachableError
@@ -115,6 +116,7 @@ def server(
     settings = _settings("api", {**flags, "data_dir": data_dir, "log_level": log_level})
     _check_database(settings)
     _check_secret(settings)
+    _check_tracing(settings)
 
     if listener is None or parent is None:
         from entrypoints.server import PortTakenError, run_server, server_command
@@ -139,6 +141,7 @@ def control_plane(data_dir: DataDirOption = None, log_level: LogLevelOption = No
     """Run the workflows that keep deployments alive."""
     settings = _settings("control-plane", {"data_dir": data_dir, "log_level": log_level})
     _check_database(settings)
+    _check_tracing(settings)
 
     from entrypoints.control_plane import run_control_plane
     from stoker.temporal import TemporalUnreachableError
@@ -190,6 +193,7 @@ def worker(
         },
     )
     _check_limits(settings)
+    _check_tracing(settings)
 
     from entrypoints.folder_lock import FolderInUseError
     from entrypoints.worker import run_worker
@@ -291,6 +295,15 @@ def _check_secret(settings: "Settings") -> None:
         server_secret(settings)
     except ValueError as error:
         raise CliError(f"STOKER_SECRET: {error}", code=ExitCode.USAGE) from error
+
+
+def _check_tracing(settings: "Settings") -> None:
+    from entrypoints.tracing import TracingMissingError, check_installed
+
+    try:
+        check_installed(settings)
+    except TracingMissingError as error:
+        raise CliError(str(error), code=ExitCode.USAGE) from error
 
 
 def _check_database(settings: "Settings") -> None:

@@ -185,6 +185,23 @@ class UsageBatchRow(SQLModel, table=True):
     written_at: datetime = Field(sa_type=UtcDateTime)
 
 
+class AuditRow(SQLModel, table=True):
+    """One change that somebody asked for: an AuditEntry value. Rows go after the time that they are kept."""
+
+    __tablename__ = "audit"
+    id: int | None = Field(default=None, primary_key=True, sa_type=RowNumber)
+    at: datetime = Field(sa_type=UtcDateTime, index=True)
+    key_id: str
+    key_name: str
+    action: str
+    method: str
+    path: str = Field(sa_type=Text)
+    object: str = Field(index=True)
+    changes: list[dict[str, Any]] = Field(sa_type=Json)  # FieldChange values
+    status: int
+    request_id: str
+
+
 class AuthorityRow(SQLModel, table=True):
     """The cluster's own certificate authority; one row. The private key is encrypted under the server's secret."""
 

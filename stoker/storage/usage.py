@@ -12,10 +12,10 @@ from sqlalchemy import ColumnElement, Null, Select, case, delete, func, null, or
 from sqlmodel import Session, col
 
 from stoker.domain.usage import GONE, UsageBy, UsageRecord, UsageSums, status_class
+from stoker.storage.by_time import Stretch, cursor_of, within
 from stoker.storage.tables import UsageBatchRow, UsageHourRow, UsageRow, table_of
 
 _HOUR = timedelta(hours=1)
-_EPOCH = datetime.fromtimestamp(0, UTC)
 _RECORDERS_DAYS = 400
 _DELETED_AT_ONCE = 5000
 
@@ -27,13 +27,6 @@ class KeptRecord(NamedTuple):
 
     cursor: str
     record: UsageRecord
-
-
-class Stretch(NamedTuple):
-    """From `since` to before `until`; None: from the beginning, or to the end."""
-
-    since: datetime | None
-    until: datetime | None
 
 
 def split(asked: Stretch, kept_from: datetime) -> tuple[Stretch, list[tuple[Stretch, datetime]]]:
@@ -107,26 +100,17 @@ def usage_requests(
     model: str | None = None,
     key_id: str | None = None,
 ) -> list[KeptRecord]:
-    """Single requests that are still kept, those that ended last first. `after`: of a cursor, see `place_of`."""
+    """Single requests that are still kept, those that ended last first. `after`: see `by_time.place_of`."""
     t = _SINGLE.c
-    query = select(_SINGLE).where(*_within(t.ended_at, asked), *_only(t, {"model": model, "key_id": key_id}))
+    query = select(_SINGLE).where(*within(t.ended_at, asked), *_only(t, {"model": model, "key_id": key_id}))
     if after is not None:
         ended_at, number = after
         query = query.where(t.ended_at <= ended_at, or_(t.ended_at < ended_at, t.id < number))
     query = query.order_by(t.ended_at.desc(), t.id.desc()).limit(limit)
     return [
-        KeptRecord(_cursor(row.ended_at, row.id), UsageRecord(row.ended_at.timestamp(), *row[2:]))
+        KeptRecord(cursor_of(row.ended_at, row.id), UsageRecord(row.ended_at.timestamp(), *row[2:]))
         for row in session.execute(query)
     ]
-
-
-def place_of(cursor: str) -> tuple[datetime, int]:
-    """What `usage_requests` goes on behind. Raises ValueError for what is no cursor of it."""
-    microseconds, _, number = cursor.partition("-")
-    try:
-        return _EPOCH + timedelta(microseconds=int(microseconds)), int(number)
-    except OverflowError as error:
-        raise ValueError(f"{cursor!r} is no place in the listing") from error
 
 
 def tokens_since(session: Session, since: datetime) -> dict[str, int]:
@@ -153,9 +137,7 @@ def _of_hours(by: UsageBy, hours: Stretch, only: dict[str, str | None]) -> Selec
     hour = t.hour if by in (UsageBy.HOUR, UsageBy.DAY) else null()
     totals = [func.sum(t[name]) for name in UsageSums._fields if name in t]
     groups = [group for group in (hour, named, t.status_class) if not isinstance(group, Null)]
-    return (
-        select(hour, named, t.status_class, *totals).where(*_within(t.hour, hours), *_only(t, only)).group_by(*groups)
-    )
+    return select(hour, named, t.status_class, *totals).where(*within(t.hour, hours), *_only(t, only)).group_by(*groups)
 
 
 def _of_single(by: UsageBy, piece: Stretch, only: dict[str, str | None]) -> Select[Any]:
@@ -177,7 +159,7 @@ def _of_single(by: UsageBy, piece: Stretch, only: dict[str, str | None]) -> Sele
         func.sum(t.seconds),
     )
     groups = [group for group in (named, of_class) if not isinstance(group, Null)]
-    return select(named, of_class, *totals).where(*_within(t.ended_at, piece), *_only(t, only)).group_by(*groups)
+    return select(named, of_class, *totals).where(*within(t.ended_at, piece), *_only(t, only)).group_by(*groups)
 
 
 def _named_by(by: UsageBy, columns: Any) -> ColumnElement[Any]:
@@ -204,18 +186,7 @@ def _sums(of_class: str, totals: Sequence[Any]) -> UsageSums:
     return UsageSums(requests, errors, gone, *tokens, first, int(streams), next_seconds, int(next_tokens), seconds)
 
 
-def _within(moment: ColumnElement[datetime], asked: Stretch) -> Iterator[ColumnElement[bool]]:
-    if asked.since is not None:
-        yield moment >= asked.since
-    if asked.until is not None:
-        yield moment < asked.until
-
-
 def _only(columns: Any, only: dict[str, str | None]) -> Iterator[ColumnElement[bool]]:
     for name, value in only.items():
         if value is not None:
             yield columns[name] == value
-
-
-def _cursor(ended_at: datetime, number: int) -> str:
-    return f"{(ended_at - _EPOCH) // timedelta(microseconds=1)}-{number}"

@@ -20,6 +20,7 @@ from api.app import create_app
 from api.deps import ApiContext
 from api.http_protocol import HttpProtocol
 from api.keyring import KeyRing
+from api.request_spans import RequestSpans
 from api.route_source import DatabaseRoutes
 from api.usage.recorder import UsageRecorder
 from entrypoints.clock import utc_now
@@ -115,6 +116,7 @@ async def serving_api(
     clock: Callable[[], datetime] = utc_now,
     models: RemoteModels | None = None,
     recorder: UsageRecorder | None = None,
+    spans: RequestSpans | None = None,
 ) -> AsyncIterator[Api]:
     """The API on this database, with one admin key. Without `temporal`, Temporal is away; without `models`, the hub."""
     context = ApiContext(
@@ -129,6 +131,7 @@ async def serving_api(
         models=models or remote_models(None, endpoint=f"http://{NOBODY}"),
         clock=clock,
         recorder=recorder,
+        spans=spans,
     )
     _, key = add_key(database, Role.ADMIN, "of the tests")
     options: dict[str, Any] = {"timeout": 60.0, "trust_env": False}

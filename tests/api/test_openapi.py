@@ -48,6 +48,7 @@ async def test_what_there_is(operations: list[tuple[str, str, dict[str, Any]]]) 
         ("delete", "/api/v1/files/{worker}/{model}"),
         ("get", "/api/v1/usage"),
         ("get", "/api/v1/usage/requests"),
+        ("get", "/api/v1/audit"),
         ("get", "/api/v1/authority"),
         *((method, "/api/v1/join-tokens") for method in ("get", "post")),
         ("delete", "/api/v1/join-tokens/{token_id}"),

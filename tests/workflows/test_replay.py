@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 from temporalio.client import WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer
 
 from entrypoints.control_plane import WORKFLOWS
 from stoker.temporal import workflow_runner
+from stoker.tracing import WorkflowTracing
 from tests.workflows.conftest import HISTORIES
 
 pytestmark = pytest.mark.anyio
@@ -30,3 +32,17 @@ async def test_replay(path: Path) -> None:
     recorded = json.loads(path.read_text())
     replayer = Replayer(workflows=WORKFLOWS, data_converter=pydantic_data_converter, workflow_runner=workflow_runner())
     await replayer.replay_workflow(WorkflowHistory.from_json(recorded["id"], recorded["history"]))
+
+
+async def test_replay_while_tracing() -> None:
+    """What began before tracing was turned on goes on afterwards: it only adds headers to what is asked for anyway."""
+    tracing = WorkflowTracing(TracerProvider().get_tracer("replay"))
+    replayer = Replayer(
+        workflows=WORKFLOWS,
+        data_converter=pydantic_data_converter,
+        workflow_runner=workflow_runner(),
+        interceptors=[tracing],
+    )
+    for path in RECORDED[::10]:
+        recorded = json.loads(path.read_text())
+        await replayer.replay_workflow(WorkflowHistory.from_json(recorded["id"], recorded["history"]))

@@ -36,6 +36,7 @@ COMMANDS = [
     "routes",
     "keys",
     "usage",
+    "audit",
     "up",
     "server",
     "control-plane",

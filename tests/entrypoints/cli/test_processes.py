@@ -106,6 +106,13 @@ def test_a_secret_that_is_too_short_is_not_repeated(refused: Refused) -> None:
     assert "short1234" not in error
 
 
+@pytest.mark.parametrize("command", ["up", "server", "control-plane", "worker"])
+def test_traces_without_their_extra(command: str, refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['opentelemetry.sdk.trace'] = None\n")
+    (error,) = refused(command, PYTHONPATH=str(tmp_path), STOKER_TRACING__ENDPOINT="http://127.0.0.1:4318")
+    assert "pip install 'stoker[tracing]'" in error
+
+
 def test_a_database_that_does_not_answer_is_worth_another_try(free_port: str, stoker_process: StokerProcess) -> None:
     url = f"postgresql://user:pass1234@127.0.0.1:{free_port}/stoker"
     done = stoker_process("migrate", env={"STOKER_DATABASE__URL": url})

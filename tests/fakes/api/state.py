@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from api.errors import ProblemError, not_found
 from api.openai.errors import APIError
+from api.schemas.audit import AuditEntryRead
 from api.schemas.deployments import DeploymentCreate, DeploymentRead
 from api.schemas.files import StoredModelRead
 from api.schemas.instances import InstanceRead
@@ -74,6 +75,7 @@ class ApiState:
     join_tokens: list[JoinTokenRead] = field(default_factory=list)
     stored: list[StoredModelRead] = field(default_factory=list)  # on the workers' disks, by id
     usage: dict[str, UsageSums] = field(default_factory=dict)  # by whatever is asked for
+    audit: list[AuditEntryRead] = field(default_factory=list)  # the newest first
     logs: dict[str, list[str]] = field(default_factory=dict)
     life: Callable[[DeploymentSpec, int], Steps] = usual_life
     refusals: list[ProblemError] = field(default_factory=list)  # each is the answer to one change

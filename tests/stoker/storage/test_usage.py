@@ -15,15 +15,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, select
 
 from stoker.domain.usage import GONE, UsageBy, UsageRecord, UsageSums, status_class
+from stoker.storage.by_time import Stretch, place_of
 from stoker.storage.engine import Database
 from stoker.storage.migrate import migrate
 from stoker.storage.tables import UsageBatchRow, UsageHourRow, UsageRow
 from stoker.storage.usage import (
-    Stretch,
     forget_single_requests,
     hour_of,
     kept_from,
-    place_of,
     split,
     tokens_since,
     usage_requests,
