@@ -11,6 +11,7 @@ from prometheus_client import Gauge
 from starlette.types import ASGIApp
 
 from api import errors
+from api.cluster_metrics import ClusterMetrics
 from api.deps import ApiContext
 from api.description import truthful
 from api.estimate_errors import EstimateErrors
@@ -71,7 +72,7 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
         upkeep = _upkeep(context)
         if upkeep is not None:
             await upkeep.refresh()
-        runs = [context.keyring.run(), context.routes.run(), context.absence.run()]
+        runs = [context.keyring.run(), context.routes.run(), context.absence.run(), context.cluster.run()]
         runs += [connections.watch_revoked() for connections in (pool, context.agent_connections)]
         runs += [context.metrics.run(), forget_for_ever(context.database, context.clock, context.usage_days)]
         if upkeep is not None:
@@ -105,7 +106,9 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
     errors.install(app)
     view = context.view_registry
     Gauge("stoker_build_info", "Which Stoker this is", ["version"], registry=view).labels(VERSION).set(1)
-    view.register(EstimateErrors(context.routes.instances))
+    routes = context.routes
+    view.register(EstimateErrors(routes.instances))
+    view.register(ClusterMetrics(routes.deployments, routes.instances, context.cluster.current, context.clock))
     if context.recorder is not None:
         context.registry.register(context.recorder)
     if context.gate is not None:

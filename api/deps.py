@@ -19,6 +19,7 @@ from temporalio.client import Client
 
 from api.absence_view import AbsenceView
 from api.agents import agents_client
+from api.cluster_view import ClusterView
 from api.errors import ProblemError
 from api.keyring import KeyRing
 from api.limits.gate import LimitGate
@@ -92,6 +93,11 @@ class ApiContext:
     def absence(self) -> AbsenceView:
         """Workers that are silent."""
         return AbsenceView(AbsenceWatch(self.database, self.worker_grace), self.view_registry)
+
+    @cached_property
+    def cluster(self) -> ClusterView:
+        """Workers, claims and parts, for `/metrics`."""
+        return ClusterView(self.database, self.ledger, self.temporal)
 
     @cached_property
     def metrics(self) -> ProcessMetrics:
