@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from entrypoints.cli import (
+    backing_up,
     chat,
     deployments,
     engine,
@@ -27,7 +28,7 @@ from entrypoints.cli.errors import CliError, ExitCode
 _SECTIONS = {
     "Models": ("estimate", "simulate", "deploy", "ps", "describe", "why", "scale", "rm", "logs", "chat"),
     "The cluster": ("workers", "files", "routes", "keys", "usage"),
-    "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate"),
+    "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate", "backup", "restore"),
 }
 
 
@@ -91,6 +92,7 @@ for module in (
     usage,
     processes,
     engine,
+    backing_up,
 ):
     module.register(app)
 
