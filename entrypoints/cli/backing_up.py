@@ -56,7 +56,7 @@ def _told() -> Iterator[None]:
     except BackupError as error:
         raise CliError(str(error), hint=error.hint) from error
     except OSError as error:
-        raise CliError(f"{error.filename}: {error.strerror}") from error
+        raise CliError(str(error)) from error
 
 
 def register(app: typer.Typer) -> None:

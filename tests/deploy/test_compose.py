@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,18 @@ def test_what_runs_of_ours_is_a_command_with_settings_that_there_are() -> None:
                 assert variable.removeprefix("STOKER_").lower().split("__") in list(settings()), variable
     assert sorted(ran) == ["control-plane", "migrate", "server"]
     assert set(ran) <= commands.keys()
+
+
+def test_the_image_is_built_from_what_is_packed() -> None:
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    names = {name for line in copied for name in line.split()}
+    packed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
+        "packages"
+    ]
+    assert names == {"pyproject.toml", "uv.lock", "README.md", "LICENSE", *packed}
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert "*" in ignored
+    assert {line.removeprefix("!") for line in ignored if line.startswith("!")} == names
 
 
 def settings() -> Iterator[list[str]]:
