@@ -42,6 +42,8 @@ COMMANDS = [
     "worker",
     "engine",
     "migrate",
+    "backup",
+    "restore",
 ]
 
 
