@@ -1,8 +1,8 @@
 """A copy of all that `stoker up` needs to go on elsewhere: its two databases and its secrets. Made while it runs.
 
-The two databases agree: both are copied while nobody can write to Stoker's own. Whatever Temporal has seen done by then
-has its rows in the copy, and whatever it has not is done again after the restore, as after a crash. Models answer
-meanwhile; what wants to write waits for some seconds at most.
+The two databases agree: both are copied as they were at one moment, at which nobody could write to Stoker's own.
+Whatever Temporal had seen done by then has its rows in the copy, and whatever it had not is done again after the
+restore, as after a crash. Writers wait for that moment only: SQLite keeps what a reader began with (WAL).
 
 What is not copied makes itself anew: engines' states and logs, headers that were read, the identities of processes.
 """
@@ -11,8 +11,8 @@ import hashlib
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,11 @@ def back_up(settings: Settings, target: Path, now: datetime) -> Manifest:
     database = _sqlite_file(settings)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise BackupError(f"{target} is there already", "name a folder that is not: nothing is overwritten")
+    sources = {DATABASE: database, TEMPORAL: settings.data_dir / TEMPORAL}
     with _appearing(target) as folder:
-        with _written_by_nobody(database):
-            _copy_database(database, folder / DATABASE)
-            temporal = settings.data_dir / TEMPORAL
-            if temporal.exists():
-                _copy_database(temporal, folder / TEMPORAL)
+        with _at_one_moment({name: path for name, path in sources.items() if path.exists()}) as seen:
+            for name, connection in seen.items():
+                _copy_database(connection, sources[name], folder / name)
         for name in SECRETS:
             if (settings.data_dir / name).exists():
                 _copy_file(settings.data_dir / name, folder / name)
@@ -137,26 +136,35 @@ def _appearing(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _written_by_nobody(database: Path) -> Iterator[None]:
-    """Holds the database's write lock; readers go on."""
-    with closing(sqlite3.connect(database, isolation_level=None, timeout=LOCK_WITHIN_SECONDS)) as connection:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            raise BackupError(f"{database} cannot be locked: {error}", "try again") from error
-        yield
-        connection.execute("ROLLBACK")
+def _at_one_moment(databases: Mapping[str, Path]) -> Iterator[Mapping[str, sqlite3.Connection]]:
+    """Connections that see their databases as they were while nobody could write to Stoker's own."""
+    with ExitStack() as stack:
+        seen = {name: stack.enter_context(_opened(path)) for name, path in databases.items()}
+        with _opened(databases[DATABASE]) as writer:
+            _execute(writer, "BEGIN IMMEDIATE", databases[DATABASE])
+            for name, connection in seen.items():
+                _execute(connection, "BEGIN", databases[name])
+                _execute(connection, "SELECT count(*) FROM sqlite_master", databases[name])  # a view begins with a read
+        yield seen
 
 
-def _copy_database(source: Path, target: Path) -> None:
-    """In one step, so that it is of one moment. The copy is checked."""
+def _execute(connection: sqlite3.Connection, statement: str, path: Path) -> None:
+    try:
+        connection.execute(statement).fetchone()
+    except sqlite3.DatabaseError as error:
+        raise BackupError(f"{path} cannot be read: {error}") from error
+
+
+def _opened(path: Path) -> closing[sqlite3.Connection]:
+    return closing(sqlite3.connect(path, isolation_level=None, timeout=LOCK_WITHIN_SECONDS))
+
+
+def _copy_database(seen: sqlite3.Connection, source: Path, target: Path) -> None:
+    """The copy is checked."""
     target.touch(mode=0o600)
-    with (
-        closing(sqlite3.connect(source, timeout=LOCK_WITHIN_SECONDS)) as read,
-        closing(sqlite3.connect(target)) as written,
-    ):
+    with closing(sqlite3.connect(target)) as written:
         try:
-            read.backup(written)
+            seen.backup(written)
             (found,) = written.execute("PRAGMA quick_check").fetchone()
         except sqlite3.DatabaseError as error:
             raise BackupError(f"{source} cannot be copied: {error}") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from entrypoints import backup as backup_module
 from entrypoints.backup import BackupError, Manifest, back_up, restore
 from entrypoints.folder_lock import locked
 from stoker.settings import Settings
@@ -99,6 +100,24 @@ def test_temporal_never_knows_of_more_than_the_rows(settings: Settings, tmp_path
     assert step(tmp_path / "backup-9" / "stoker.db") > step(tmp_path / "backup-0" / "stoker.db"), "work went on"
 
 
+def test_nobody_waits_for_the_copies(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = backup_module._copy_database
+
+    def copy_while_others_write(seen: sqlite3.Connection, source: Path, target: Path) -> None:
+        for name in ("stoker.db", "temporal.db"):
+            with closing(sqlite3.connect(settings.data_dir / name, timeout=0)) as other:  # fails where it must wait
+                other.execute(f"CREATE TABLE while_{target.stem} (number INTEGER)")
+                other.commit()
+        copy(seen, source, target)
+
+    monkeypatch.setattr(backup_module, "_copy_database", copy_while_others_write)
+    back_up(settings, tmp_path / "backup", NOW)
+    for name in ("stoker.db", "temporal.db"):
+        with closing(sqlite3.connect(tmp_path / "backup" / name)) as database:
+            late = database.execute("SELECT name FROM sqlite_master WHERE name LIKE 'while%'").fetchall()
+        assert late == [], "it is of the moment at which the backup began"
+
+
 def step(path: Path) -> int:
     """The number that a database has come to."""
     with closing(sqlite3.connect(path)) as database:
@@ -121,7 +140,7 @@ def test_nothing_is_overwritten(settings: Settings, tmp_path: Path) -> None:
 
 def test_a_backup_that_fails_leaves_nothing(settings: Settings, tmp_path: Path) -> None:
     (settings.data_dir / "temporal.db").write_bytes(b"no database at all" * 1000)
-    with pytest.raises(BackupError, match=r"temporal\.db cannot be copied: file is not a database"):
+    with pytest.raises(BackupError, match=r"temporal\.db cannot be read: file is not a database"):
         back_up(settings, tmp_path / "backup", NOW)
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
