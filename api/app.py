@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from api import errors
 from api.audit.recording import audited
+from api.cluster_metrics import ClusterMetrics
 from api.deps import ApiContext
 from api.description import truthful
 from api.estimate_errors import EstimateErrors
@@ -78,7 +79,7 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
         upkeep = _upkeep(context)
         if upkeep is not None:
             await upkeep.refresh()
-        runs = [context.keyring.run(), context.routes.run(), context.absence.run()]
+        runs = [context.keyring.run(), context.routes.run(), context.absence.run(), context.cluster.run()]
         runs += [connections.watch_revoked() for connections in (pool, context.agent_connections)]
         runs += [context.metrics.run(), forget_for_ever(context.database, context.clock, context.usage_days)]
         if upkeep is not None:
@@ -114,7 +115,9 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
     errors.install(app)
     view = context.view_registry
     Gauge("stoker_build_info", "Which Stoker this is", ["version"], registry=view).labels(VERSION).set(1)
-    view.register(EstimateErrors(context.routes.instances))
+    routes = context.routes
+    view.register(EstimateErrors(routes.instances))
+    view.register(ClusterMetrics(routes.deployments, routes.instances, context.cluster.current, context.clock))
     context.registry.register(context.audit)
     if context.recorder is not None:
         context.registry.register(context.recorder)

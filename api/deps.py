@@ -21,6 +21,7 @@ from api.absence_view import AbsenceView
 from api.agents import agents_client
 from api.audit import note
 from api.audit.trail import AuditTrail
+from api.cluster_view import ClusterView
 from api.errors import ProblemError
 from api.keyring import KeyRing
 from api.limits.gate import LimitGate
@@ -104,6 +105,11 @@ class ApiContext:
     def audit(self) -> AuditTrail:
         """Who changed what. The application starts and closes it."""
         return AuditTrail(self.database, self.clock, self.audit_days)
+
+    @cached_property
+    def cluster(self) -> ClusterView:
+        """Workers, claims and parts, for `/metrics`."""
+        return ClusterView(self.database, self.ledger, self.temporal)
 
     @cached_property
     def metrics(self) -> ProcessMetrics:

@@ -49,6 +49,7 @@ class DatabaseRoutes:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._table = RouteTable()
+        self._deployments: tuple[DeploymentStatus, ...] = ()
         self._instances: tuple[InstanceStatus, ...] = ()
         self._known_deployments, self._known_instances = known_deployments(), known_instances()
         self._known_workers, self._known_routes = known_workers(), known_model_routes()
@@ -59,6 +60,10 @@ class DatabaseRoutes:
     def current(self) -> RouteTable:
         """The table as it was last read: at once, from memory."""
         return self._table
+
+    def deployments(self) -> tuple[DeploymentStatus, ...]:
+        """The deployments that the table was made from."""
+        return self._deployments
 
     def instances(self) -> tuple[InstanceStatus, ...]:
         """The instances that the table was made from."""
@@ -73,7 +78,7 @@ class DatabaseRoutes:
                 await asyncio.sleep(max(0.0, self._read_at + LEAST_AGE_SECONDS - asked_at))
                 self._read_at = loop.time()
                 try:
-                    self._table, self._instances = await asyncio.to_thread(self._read)
+                    self._table, self._deployments, self._instances = await asyncio.to_thread(self._read)
                 except (SQLAlchemyError, ValueError, TypeError) as error:  # away, or a row of another version
                     if not self._stale:  # once: it is tried again several times a second
                         log.error("routes_not_refreshed", error=str(error))
@@ -93,13 +98,14 @@ class DatabaseRoutes:
                 log.exception("routes_refreshing_crashed")
             await asyncio.sleep(REFRESH_SECONDS)
 
-    def _read(self) -> tuple[RouteTable, tuple[InstanceStatus, ...]]:
+    def _read(self) -> tuple[RouteTable, tuple[DeploymentStatus, ...], tuple[InstanceStatus, ...]]:
         with self._database.read() as session:
             instances = self._known_instances.read(session)
             workers = dict(self._known_workers.read(session))
             routes = self._known_routes.read(session)
-            table = route_table(self._known_deployments.read(session), instances, workers, routes)
-        return table, instances
+            deployments = self._known_deployments.read(session)
+            table = route_table(deployments, instances, workers, routes)
+        return table, deployments, instances
 
 
 def route_table(

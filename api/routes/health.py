@@ -79,8 +79,11 @@ async def version() -> dict[str, str]:
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(context: ContextDep) -> Response:
     """Prometheus metrics: what all processes of this server counted, and what they see."""
-    counted = await context.in_thread(context.metrics.text)
-    return Response(counted + generate_latest(context.view_registry), media_type=CONTENT_TYPE_LATEST)
+
+    def text() -> bytes:  # in a thread: with a thousand instances it takes 0.1 s
+        return context.metrics.text() + generate_latest(context.view_registry)
+
+    return Response(await context.in_thread(text), media_type=CONTENT_TYPE_LATEST)
 
 
 @alarms.get("/health", responses=refusals(401, 403, 422, 503))

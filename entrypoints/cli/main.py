@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from entrypoints.cli import (
     audit,
+    backing_up,
     chat,
     deployments,
     engine,
@@ -28,7 +29,7 @@ from entrypoints.cli.errors import CliError, ExitCode
 _SECTIONS = {
     "Models": ("estimate", "simulate", "deploy", "ps", "describe", "why", "scale", "rm", "logs", "chat"),
     "The cluster": ("workers", "files", "routes", "keys", "usage", "audit"),
-    "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate"),
+    "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate", "backup", "restore"),
 }
 
 
@@ -93,6 +94,7 @@ for module in (
     audit,
     processes,
     engine,
+    backing_up,
 ):
     module.register(app)
 

@@ -43,6 +43,8 @@ COMMANDS = [
     "worker",
     "engine",
     "migrate",
+    "backup",
+    "restore",
 ]
 
 
