@@ -99,8 +99,9 @@ class ApiState:
         return deployed
 
     def bodies(self, method: str, path: str) -> list[Any]:
-        """What was sent to a route, oldest first."""
-        return [asked.body for asked in self.requests if (asked.method, asked.path) == (method, path)]
+        """What was sent to a route to be done, oldest first."""
+        told = [asked for asked in self.requests if (asked.method, asked.path) == (method, path)]
+        return [asked.body for asked in told if "dry_run" not in asked.query]
 
     def apply(self, wanted: DeploymentCreate) -> tuple[DeploymentRead, bool]:
         """Makes or changes a deployment; whether it was made."""
