@@ -70,7 +70,7 @@ class Deployment:
             if old is not None and old.spec == spec:
                 return ApplyResult(generation=self._state.generation)
             try:
-                wanted = known_model(self._state, spec) or await inspect_model(spec)
+                wanted = known_model(self._state, input) or await inspect_model(spec)
                 await check_estimate(wanted)
             except (ActivityError, ApplicationError) as error:
                 raise refusal_of(error) from error

@@ -3,7 +3,6 @@
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
-    from stoker.domain.deployments import DeploymentSpec
     from stoker.domain.revisions import RolledBack
     from stoker.domain.rollback import time_left, time_passes, why_give_up
     from stoker.domain.rollout import ReplicaPhase
@@ -35,11 +34,13 @@ def after_change(state: DeploymentState, wanted: Wanted, input: ApplyInput) -> D
     return state.model_copy(update={**next_, "instances_generation": generation, "trial": trial})
 
 
-def known_model(state: DeploymentState, spec: DeploymentSpec) -> Wanted | None:
-    """`spec` with what was read of its model before; None: its model must be read."""
-    known = [state.wanted] if state.wanted is not None else []
-    known += [state.trial.previous] if state.trial is not None else []
-    return next((one.model_copy(update={"spec": spec}) for one in known if one.spec.model == spec.model), None)
+def known_model(state: DeploymentState, input: ApplyInput) -> Wanted | None:
+    """The spec with what was read of its model before; None: its model must be read."""
+    trial = state.trial
+    for one in (state.wanted, trial.previous if trial is not None else None, input.known):
+        if one is not None and one.spec.model == input.spec.model:
+            return one.model_copy(update={"spec": input.spec})
+    return None
 
 
 def timed(state: DeploymentState, now: float) -> DeploymentState:

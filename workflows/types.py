@@ -56,6 +56,7 @@ class ApplyInput(Value):
     expected_generation: int | None = None
     by: str = ""  # whose change it is: the name of a key
     reason: str = ""  # why, where Stoker knows
+    known: "Wanted | None" = None  # what was read of a hub's model when it was wanted before: the same files again
 
 
 class ApplyResult(Value):

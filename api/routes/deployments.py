@@ -35,7 +35,7 @@ from stoker.domain.deployments import DeploymentSpec, InstanceState
 from stoker.domain.statuses import DeploymentStatus, InstanceStatus
 from stoker.storage.deployments import Deployments
 from stoker.storage.instances import Instances
-from workflows.types import ApplyResult, DeploymentState
+from workflows.types import ApplyResult, DeploymentState, Wanted
 
 router = APIRouter(prefix="/deployments", tags=["deployments"])
 
@@ -170,10 +170,11 @@ async def apply_spec(
     *,
     by: str,
     reason: str = "",
+    known: Wanted | None = None,
     expected_generation: int | None = None,
     update_id: str | None = None,
 ) -> ApplyResult:
-    """Makes `spec` what is wanted. `by`: the name of the caller's key. Raises ProblemError."""
+    """Makes `spec` what is wanted; see `deployment_calls.apply`. Raises ProblemError."""
     return await deployment_calls.apply(
         context.temporal,
         spec,
@@ -182,6 +183,7 @@ async def apply_spec(
         update_id=update_id,
         by=by,
         reason=reason,
+        known=known,
     )
 
 

@@ -9,9 +9,11 @@ from api.errors import ProblemError, not_found, refusals
 from api.routes.deployments import REFUSALS, NamePath, apply_spec, shown
 from api.schemas.deployments import DeploymentRead
 from api.schemas.rollouts import RevisionRead, RevisionsRead, UndoCreate
+from stoker.domain.models import SourceKind
 from stoker.domain.revisions import Revision, undone_by
 from stoker.storage.deployments import Deployments
 from stoker.storage.revisions import Revisions
+from workflows.types import Wanted
 
 router = APIRouter(prefix="/deployments", tags=["deployments"])
 
@@ -41,6 +43,7 @@ async def undo_deployment(
         expected_generation=expected_generation or revisions[0].generation,
         by=caller.name,
         reason=f"generation {wanted.generation} again",
+        known=await _known(context, wanted),
     )
     return await shown(context, name, response)
 
@@ -53,6 +56,17 @@ async def _revisions(context: ContextDep, name: str) -> tuple[Revision, ...]:
     if found[0] is None:
         raise not_found("deployment", name)
     return found[1]
+
+
+async def _known(context: ContextDep, revision: Revision) -> Wanted | None:
+    """The very files that a hub's model was made of then. Those on workers' disks are looked for anew."""
+    found = await context.read(
+        lambda session, now: Revisions(session, now).model(revision.deployment, revision.generation)
+    )
+    if found is None or revision.spec.model.kind is not SourceKind.HUB:
+        return None
+    files, profile = found
+    return Wanted(spec=revision.spec, profile=profile, files=files)
 
 
 def _chosen(name: str, revisions: tuple[Revision, ...], generation: int | None) -> Revision:

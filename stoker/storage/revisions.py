@@ -2,13 +2,18 @@
 
 from datetime import datetime
 
+from sqlalchemy.orm import defer
 from sqlmodel import Session, col, delete, select, update
 
 from stoker.domain.base import DeploymentName
 from stoker.domain.deployments import DeploymentSpec
+from stoker.domain.gguf import ModelProfile
+from stoker.domain.models import ModelFiles
 from stoker.domain.revisions import KEPT_REVISIONS, Revision, RevisionState
 from stoker.domain.statuses import DeploymentProjection
 from stoker.storage.tables import DeploymentRevisionRow as Row
+
+_WITHOUT_MODEL = (defer(Row.profile), defer(Row.files))  # type: ignore[arg-type]  # large, and of one of them at a time
 
 
 class Revisions:
@@ -33,6 +38,8 @@ class Revisions:
                 generation=generation,
                 instances_generation=projection.instances_generation,
                 spec=projection.spec.model_dump(mode="json"),
+                profile=projection.profile.model_dump(mode="json"),
+                files=projection.files.model_dump(mode="json"),
                 state=RevisionState.CURRENT.value,
                 ran=any(row.ran for row in known if row.instances_generation == projection.instances_generation),
                 by=projection.by,
@@ -63,8 +70,13 @@ class Revisions:
         """Those of one deployment, the latest first."""
         return tuple(_revision(row) for row in self._rows(name))
 
+    def model(self, name: DeploymentName, generation: int) -> tuple[ModelFiles, ModelProfile] | None:
+        """What was read of the revision's model, or None where there is no such revision."""
+        row = self._session.get(Row, (name, generation))
+        return None if row is None else (ModelFiles.model_validate(row.files), ModelProfile.model_validate(row.profile))
+
     def _rows(self, name: DeploymentName) -> list[Row]:
-        query = select(Row).where(Row.deployment == name).order_by(col(Row.generation).desc())
+        query = select(Row).where(Row.deployment == name).order_by(col(Row.generation).desc()).options(*_WITHOUT_MODEL)
         return list(self._session.exec(query))
 
     def _give_up(self, known: list[Row], projection: DeploymentProjection) -> None:

@@ -64,6 +64,8 @@ class DeploymentRevisionRow(SQLModel, table=True):
     generation: int = Field(primary_key=True)
     instances_generation: int
     spec: dict[str, Any] = Field(sa_type=Json)  # a DeploymentSpec value
+    profile: dict[str, Any] = Field(sa_type=Json)  # a ModelProfile value
+    files: dict[str, Any] = Field(sa_type=Json)  # a ModelFiles value
     state: str
     ran: bool = False
     by: str = ""

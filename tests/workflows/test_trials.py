@@ -104,13 +104,14 @@ def test_a_change_that_needs_no_new_instances_outlasts_a_roll_back() -> None:
 
 @pytest.mark.parametrize(
     ("model", "known"),
-    [("hf:org/other", True), (str(make_spec().model), True), ("hf:org/third", False)],
+    [("hf:org/other", True), (str(make_spec().model), True), ("hf:org/third", True), ("hf:org/fourth", False)],
 )
 def test_what_was_read_of_a_model_is_not_read_again(model: str, known: bool) -> None:
     state = change(RAN, model="hf:org/other")
-    found = known_model(state, make_spec(model=model, replicas=7))
+    told = ApplyInput(spec=make_spec(model=model, replicas=7), known=wanted(model="hf:org/third"))
+    found = known_model(state, told)
     assert (found is not None) is known
-    assert found is None or (found.spec.replicas, found.files.source) == (7, found.spec.model)
+    assert found is None or (found.spec, found.files.source) == (told.spec, told.spec.model)
 
 
 def test_time_passes_only_while_an_instance_does_not_wait_for_room() -> None:

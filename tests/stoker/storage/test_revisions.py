@@ -9,7 +9,7 @@ from stoker.storage.instances import Instances
 from stoker.storage.migrate import migrate
 from stoker.storage.projections import RowProjections
 from stoker.storage.revisions import Revisions
-from tests.builders import make_spec
+from tests.builders import make_files, make_profile, make_spec
 from tests.stoker.storage.conftest import Clock
 from tests.stoker.storage.test_repositories import instance, projection
 
@@ -44,6 +44,9 @@ def test_a_revision_comes_back_whole(database: Database, clock: Clock) -> None:
             created_at=clock(),
         )
     ]
+    with database.read() as session:
+        assert Revisions(session, clock()).model("smol", 1) == (make_files(), make_profile())
+        assert Revisions(session, clock()).model("smol", 2) is None
     clock.advance(seconds=5)
     rows.put_deployment(generation(1, deleting=True, by="bob"))
     assert known(database, clock) == first, "told again, it is what it was"
