@@ -141,7 +141,9 @@ def refused_by_engines(good: Path, folder: Path) -> Path:
 
 def run(system: LiveSystem, rate: float, changes: int, replicas: int, long: int, wrong: Path) -> dict[str, Any]:
     """All changes; what was found."""
-    with Load(("127.0.0.1", system.port), make_turns(system, long), rate) as load:
+    turns = make_turns(system, long)
+    time.sleep(QUIET_SECONDS)  # until every process of the API knows the new key
+    with Load(("127.0.0.1", system.port), turns, rate) as load:
         time.sleep(QUIET_SECONDS)
         rolls = []
         for number in range(changes):
