@@ -35,6 +35,7 @@ from api.routes import (
     keys,
     model_routes,
     placements,
+    revisions,
     usage,
     workers,
 )
@@ -126,6 +127,7 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
     v1 = APIRouter(prefix="/api/v1")
     for module in (
         deployments,
+        revisions,
         estimates,
         placements,
         instances,
