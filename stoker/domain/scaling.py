@@ -101,7 +101,7 @@ def reason(count: int, wanted: int, demand: Demand, spec: DeploymentSpec) -> str
     if not least <= count <= most:
         return f"{least} to {most} replicas are allowed"
     if wanted > count:
-        return f"{demand.busy} requests in work and waiting, {spec.options.slots} slots a replica"
+        return f"requests in work and waiting: {demand.busy}; slots of a replica: {spec.options.slots}"
     if wanted:
         return f"{wanted} would have sufficed for {spec.idle_timeout} s"
     return f"nothing was asked for {spec.idle_timeout} s"
