@@ -75,7 +75,7 @@ async def run_control_plane(settings: Settings) -> None:
         log.info("control_plane_ready", queue=CONTROL_QUEUE)
         calls = TemporalInstanceCalls(client)
         absence = AbsenceWatch(database, settings.worker_grace)
-        scaling = keep_scaling(DemandWatch(database), TemporalDeploymentCalls(client))
+        scaling = keep_scaling(DemandWatch(database, utc_now), TemporalDeploymentCalls(client))
         await first_of(stop.wait(), keep_waking(ledger, calls), keep_watch(absence, calls), scaling)
     database.close()
     await asyncio.sleep(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import delete, select
 from sqlmodel import Session
@@ -51,11 +51,13 @@ def forget_old(session: Session, now: datetime) -> None:
 class DemandWatch:
     """One looker's view: what it has seen since it was made. One thread at a time.
 
-    `clock` returns seconds that only grow.
+    `clock` gives the moment in UTC, `monotonic` seconds that only grow.
     """
 
-    def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._database, self._clock = database, clock
+    def __init__(
+        self, database: Database, clock: Callable[[], datetime], *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._database, self._clock, self._monotonic = database, clock, monotonic
         self._deployments = known_deployments()
         self._hearings: Hearings = {}
         self._outlooks: Mapping[DeploymentName, Outlook] = {}
@@ -68,7 +70,7 @@ class DemandWatch:
             told = [Told(*row) for row in session.execute(_TOLD)]
             starting = _starting(session)
             scaled = [one for one in self._deployments.read(session) if is_autoscaled(one.spec) and not one.deleting]
-        now = self._clock()
+        now = self._monotonic()
         if self._looked_at is not None:
             self._now += min(now - self._looked_at, LONGEST_STEP_SECONDS)
         self._looked_at = now
@@ -88,7 +90,7 @@ class DemandWatch:
     def tidy(self) -> None:
         """Removes what processes told that are no more."""
         with self._database.write() as session:
-            forget_old(session, datetime.now(UTC))
+            forget_old(session, self._clock())
 
 
 def _starting(session: Session) -> list[DeploymentName]:
