@@ -27,9 +27,9 @@ def test_a_model_falls_asleep_and_wakes_for_all_who_come(system: System, tiny: P
     assert "it sleeps: the first request starts it" in system.cli("describe", "sleeper").stdout
 
     outcomes: Counter[str] = Counter()
+    client = system.openai(max_retries=0, timeout=60)
 
     def ask() -> None:
-        client = system.openai(max_retries=0, timeout=60)
         try:
             answer = client.completions.create(model="sleeper", prompt="a", max_tokens=2)
             outcomes["answered" if answer.choices else "empty"] += 1
