@@ -16,7 +16,7 @@ def unavailable(route: ModelRoute) -> APIError:
         case ModelState.FAILED:
             return _final(f"The model {route.name!r} could not be started{because}", "model_failed")
         case ModelState.STOPPED if route.autoscaled:
-            message = f"The model {route.name!r} sleeps, and is being started for this request."
+            message = f"The model {route.name!r} sleeps, and starts when it is asked."
             return _loading(route, message, _LOADING_RETRY_SECONDS)
         case ModelState.STOPPED:
             return _final(f"The model {route.name!r} is stopped: it has no replicas{because}", "model_stopped")

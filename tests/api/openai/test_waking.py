@@ -137,7 +137,7 @@ async def test_one_that_nobody_can_wake_now_may_be_asked_again() -> None:
         response = await door.chat()
         error = error_of(response.content)
         assert (response.status_code, error["code"]) == (503, "model_loading")
-        assert error["message"] == "The model 'm' sleeps, and is being started for this request."
+        assert error["message"] == "The model 'm' sleeps, and starts when it is asked."
         assert len(routes.woken) > 1, "it was tried again and again"
 
 
