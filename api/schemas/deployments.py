@@ -225,8 +225,8 @@ class DeploymentUpdate(_Spec):
     overcommit: bool | None = None
     priority: Integer | None = Field(default=None, ge=-1000, le=1000)
     queue: Integer | None = Field(default=None, ge=0, le=MAX_QUEUE)
-    min_replicas: Integer | None = Field(default=None, ge=0, le=1000, description="null: as `replicas`, again.")
-    max_replicas: Integer | None = Field(default=None, ge=1, le=1000, description="null: as `replicas`, again.")
+    min_replicas: Integer | None = Field(default=None, ge=0, le=1000, description="null: as if it was never given.")
+    max_replicas: Integer | None = Field(default=None, ge=1, le=1000, description="null: as if it was never given.")
     idle_timeout: Integer | None = Field(default=None, ge=LEAST_IDLE_TIMEOUT, le=MOST_IDLE_TIMEOUT)
 
     @field_validator("*", mode="before")

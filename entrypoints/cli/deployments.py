@@ -68,7 +68,7 @@ async def scale(
     output: OutputOption = "table",
     server: ServerOption = None,
 ) -> None:
-    """Change how many instances a deployment has; where demand decides, how many it has from now on."""
+    """Change how many instances a deployment has. Where demand decides, it goes on from there."""
     from api.schemas.deployments import DeploymentRead
     from entrypoints.cli.client import connect, path, read_as
     from entrypoints.cli.waiting import Goal

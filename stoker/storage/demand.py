@@ -67,9 +67,9 @@ class DemandWatch:
     def look(self) -> tuple[Rescale, ...]:
         """Reads what is asked and what is wanted; those that should be wanted otherwise."""
         with self._database.read() as session:
-            told = [Told(*row) for row in session.execute(_TOLD)]
-            starting = _starting(session)
             scaled = [one for one in self._deployments.read(session) if is_autoscaled(one.spec) and not one.deleting]
+            told = [Told(*row) for row in session.execute(_TOLD)] if scaled else []
+            starting = _starting(session) if scaled else []
         now = self._monotonic()
         if self._looked_at is not None:
             self._now += min(now - self._looked_at, LONGEST_STEP_SECONDS)

@@ -43,7 +43,6 @@ def test_a_model_falls_asleep_and_wakes_for_all_who_come(system: System, tiny: P
         thread.join(90)
     assert outcomes == {"answered": TOGETHER}, f"{outcomes}\n{system.logs()}"
     assert len(system.engine_pids()) == 1
-    asleep(system, "sleeper")
     system.cli("rm", "sleeper")
 
 
