@@ -1,7 +1,5 @@
 """Waking while Temporal is away; the rest is in `tests/workflows/test_scaling.py`."""
 
-import asyncio
-
 import pytest
 import structlog
 
@@ -23,5 +21,4 @@ async def test_what_cannot_be_told_now_is_told_again(monkeypatch: pytest.MonkeyP
                 wakes.wake("m")
             await eventually(lambda so_far=count: len(logs) == so_far, lambda: logs)  # type: ignore[misc]
             await eventually(lambda: not wakes._under_way, lambda: wakes._under_way)
-            await asyncio.sleep(0)
     assert {(one["event"], one["deployment"]) for one in logs} == {("deployment_not_woken", "m")}
