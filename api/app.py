@@ -35,6 +35,7 @@ from api.routes import (
     keys,
     model_routes,
     placements,
+    revisions,
     usage,
     workers,
 )
@@ -120,6 +121,7 @@ def _management(context: ApiContext, pool: Pool, demand: DemandReport) -> FastAP
     v1 = APIRouter(prefix="/api/v1")
     for module in (
         deployments,
+        revisions,
         estimates,
         placements,
         instances,

@@ -4,7 +4,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from stoker.domain.deployments import DeploymentSpec
-    from stoker.domain.scaling import is_autoscaled, wanted_replicas
+    from stoker.domain.scaling import is_autoscaled, scaled_after, wanted_replicas
     from workflows.types import DeploymentState, ScaleRequest
 
 
@@ -27,10 +27,8 @@ def to_wake(state: DeploymentState) -> DeploymentState:
 
 
 def scaled_under(spec: DeploymentSpec, state: DeploymentState) -> int | None:
-    """What demand asks for once `spec` is wanted: as before, unless `spec` itself says how many there are to be."""
-    if state.wanted is None or not is_autoscaled(spec) or spec.replicas != state.wanted.spec.replicas:
-        return None
-    return state.scaled
+    """What demand asks for once `spec` is wanted."""
+    return scaled_after(state.wanted.spec if state.wanted is not None else None, spec, state.scaled)
 
 
 def _scaled(state: DeploymentState, spec: DeploymentSpec, replicas: int) -> DeploymentState:

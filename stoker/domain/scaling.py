@@ -43,6 +43,11 @@ def wanted_replicas(spec: DeploymentSpec, scaled: int | None) -> int:
     return min(max(spec.replicas if scaled is None else scaled, least), most)
 
 
+def scaled_after(before: DeploymentSpec | None, after: DeploymentSpec, scaled: int | None) -> int | None:
+    """What demand asks for once `after` is wanted: as before, unless `after` itself says how many there are to be."""
+    return scaled if before is not None and is_autoscaled(after) and after.replicas == before.replicas else None
+
+
 class Demand(NamedTuple):
     """What is asked of one deployment, by all processes together."""
 
