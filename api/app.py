@@ -66,11 +66,12 @@ def create_app(context: ApiContext) -> ASGIApp:
         limits=ProxyLimits(wake_time=context.wake_timeout),
         wakes=DeploymentWakes(context.temporal),
     )
+    return beside(openai, identified(limited(head_as_get(_management(context, pool, openai)))))
+
+
+def _management(context: ApiContext, pool: Pool, openai: OpenAIApp) -> FastAPI:
     demand = DemandReport(context.database, context.routes, openai.asked, context.clock)
-    return beside(openai, identified(limited(head_as_get(_management(context, pool, demand)))))
 
-
-def _management(context: ApiContext, pool: Pool, demand: DemandReport) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await context.keyring.refresh()
