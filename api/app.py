@@ -13,6 +13,8 @@ from starlette.types import ASGIApp
 from api import errors
 from api.audit.recording import audited
 from api.cluster_metrics import ClusterMetrics
+from api.demand_report import DemandReport
+from api.deployment_wakes import DeploymentWakes
 from api.deps import ApiContext
 from api.description import truthful
 from api.estimate_errors import EstimateErrors
@@ -21,6 +23,7 @@ from api.limits.upkeep import Upkeep
 from api.middleware import head_as_get, identified, limited
 from api.openai.admission import OPEN_GATE
 from api.openai.metering import Metrics
+from api.openai.proxy import ProxyLimits
 from api.openai.routes import OpenAIApp, beside
 from api.openai.upstream import Pool
 from api.routes import (
@@ -65,14 +68,18 @@ def create_app(context: ApiContext) -> ASGIApp:
         metrics=metrics_of(context.registry, time.monotonic, context.recorder),
         gate=context.gate or OPEN_GATE,
         processes=context.processes,
+        limits=ProxyLimits(wake_time=context.wake_timeout),
+        wakes=DeploymentWakes(context.temporal),
     )
-    management = audited(limited(head_as_get(_management(context, pool))), context.audit.record, context.clock)
+    management = audited(limited(head_as_get(_management(context, pool, openai))), context.audit.record, context.clock)
     if spans is None:
         return beside(openai, identified(management))
     return beside(spans.of_models(openai), identified(spans.of_management(management)))
 
 
-def _management(context: ApiContext, pool: Pool) -> FastAPI:
+def _management(context: ApiContext, pool: Pool, openai: OpenAIApp) -> FastAPI:
+    demand = DemandReport(context.database, context.routes, openai.asked, context.clock)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await context.keyring.refresh()
@@ -80,7 +87,7 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
         upkeep = _upkeep(context)
         if upkeep is not None:
             await upkeep.refresh()
-        runs = [context.keyring.run(), context.routes.run(), context.absence.run(), context.cluster.run()]
+        runs = [context.keyring.run(), context.routes.run(), context.absence.run(), context.cluster.run(), demand.run()]
         runs += [connections.watch_revoked() for connections in (pool, context.agent_connections)]
         runs += [context.metrics.run(), forget_for_ever(context.database, context.clock, context.usage_days)]
         if upkeep is not None:
@@ -97,6 +104,7 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
             await asyncio.gather(*tasks, return_exceptions=True)
             await context.agents.aclose()
             await pool.aclose()
+            await demand.close()
             await asyncio.to_thread(context.audit.close, RECORDED_WITHIN_SECONDS)
             if context.recorder is not None:
                 await asyncio.to_thread(context.recorder.close, RECORDED_WITHIN_SECONDS)

@@ -86,7 +86,7 @@ def _of_deployments(
     for one in deployments:
         name, its = one.spec.name, tuple(by_deployment.get(one.spec.name, ()))
         states.append((name, summary(one, its)[0]))
-        wanted.append(((name,), one.spec.replicas))
+        wanted.append(((name,), one.wanted_replicas))
         running.append(((name,), sum(instance.state is InstanceState.RUNNING for instance in its)))
     by_state = (state for _, state in states)
     yield _counted("stoker_deployments", "Deployments, by state.", "state", DEPLOYMENT_STATES, by_state)

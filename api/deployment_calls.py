@@ -117,6 +117,7 @@ def remembered(status: DeploymentStatus | None, instances: Iterable[InstanceStat
         instances_generation=status.instances_generation,
         replicas=tuple(replicas),
         deleting=status.deleting,
+        scaled=status.scaled,
         by=status.by,
         reason=status.reason,
         rolled_back=status.rolled_back,

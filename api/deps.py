@@ -77,6 +77,7 @@ class ApiContext:
     audit_days: int = 400  # entries of the audit log are kept so long
     metrics_folder: FilePath | None = None  # which all processes of this server share; None: there is no other
     view_registry: CollectorRegistry = field(default_factory=CollectorRegistry)  # what all processes see alike
+    wake_timeout: float = 120.0  # seconds; so long a request waits for the first replica of a model that sleeps
     processes: int = 1  # that answer /v1, this one counted: each has its share of what is bounded
     spans: "RequestSpans | None" = None  # None: nothing is traced
     stopping: Event = field(default_factory=Event)  # set when answers that would go on for ever are to end

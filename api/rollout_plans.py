@@ -42,7 +42,8 @@ async def rollout_plan(
         raise ProblemError(
             "generation_conflict", f"{spec.name} is at generation {status.generation}, not {expected_generation}"
         )
-    plan = plan_rollout(status.spec if status is not None else None, spec, replicas)
+    scaled = status.scaled if status is not None else None
+    plan = plan_rollout(status.spec if status is not None else None, spec, replicas, scaled)
     files, profile = await known_model(context, spec) or await inspect_model(
         context.temporal, context.models, spec.model
     )

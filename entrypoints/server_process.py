@@ -90,6 +90,7 @@ async def run_server_process(settings: Settings, inherited: Inherited) -> None:
         gate=LimitGate(key_counters(settings)),
         usage_days=settings.api.usage_days,
         audit_days=settings.api.audit_days,
+        wake_timeout=settings.api.wake_timeout,
         metrics_folder=metrics_folder(settings),
         processes=settings.api.processes,
         spans=request_spans(tracing),

@@ -26,6 +26,7 @@ def projection_of(state: DeploymentState, wanted: Wanted, *, deleting: bool = Fa
         by=state.by,
         reason=state.reason,
         rolled_back=state.rolled_back,
+        scaled=state.scaled,
     )
 
 

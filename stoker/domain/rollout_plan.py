@@ -5,6 +5,7 @@ from enum import StrEnum
 from stoker.domain.base import InstanceId, Value
 from stoker.domain.deployments import DeploymentSpec
 from stoker.domain.rollout import Replica, ReplicaPhase
+from stoker.domain.scaling import scaled_after, wanted_replicas
 
 
 class RolloutAction(StrEnum):
@@ -31,20 +32,26 @@ class RolloutPlan(Value):
         return self.replaced + self.started > 0
 
 
-def plan_rollout(before: DeploymentSpec | None, after: DeploymentSpec, replicas: tuple[Replica, ...]) -> RolloutPlan:
-    """What applying `after` would do to a deployment of `before` (None: there is none) with those `replicas`."""
+def plan_rollout(
+    before: DeploymentSpec | None, after: DeploymentSpec, replicas: tuple[Replica, ...], scaled: int | None = None
+) -> RolloutPlan:
+    """What applying `after` would do to a deployment of `before` (None: there is none) with those `replicas`.
+
+    `scaled`: how many demand asks for, where that was looked at.
+    """
+    count = wanted_replicas(after, scaled_after(before, after, scaled))
     if before is None:
-        return RolloutPlan(action=RolloutAction.CREATE, started=after.replicas)
+        return RolloutPlan(action=RolloutAction.CREATE, started=count)
     if before == after:
         return RolloutPlan(action=RolloutAction.NONE)
     live = [one for one in replicas if one.phase is not ReplicaPhase.STOPPING]
-    started, stopped = max(0, after.replicas - len(live)), max(0, len(live) - after.replicas)
+    started, stopped = max(0, count - len(live)), max(0, len(live) - count)
     if before.same_instances(after):
         return RolloutPlan(action=RolloutAction.CHANGE, started=started, stopped=stopped)
     running = [one.instance_id for one in live if one.phase is ReplicaPhase.RUNNING]
     return RolloutPlan(
         action=RolloutAction.CHANGE,
-        replaced=min(len(live), after.replicas),
+        replaced=min(len(live), count),
         started=started,
         stopped=stopped,
         ended_first=tuple(one.instance_id for one in live if one.instance_id not in running),

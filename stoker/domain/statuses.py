@@ -11,6 +11,7 @@ from stoker.domain.measured_memory import MeasuredMemory
 from stoker.domain.models import ModelFiles
 from stoker.domain.placement.types import Placement, Unplaceable
 from stoker.domain.revisions import RolledBack
+from stoker.domain.scaling import wanted_replicas
 from stoker.domain.workers import Worker
 
 
@@ -26,6 +27,12 @@ class DeploymentProjection(Value):
     by: str = ""  # whose change it is: the name of a key; empty: Stoker itself, or nobody knows
     reason: str = ""  # for people: why, where that is known
     rolled_back: RolledBack | None = None  # the generation that this one took the place of by itself
+    scaled: int | None = None  # replicas that demand asks for; None: demand was not looked at
+
+    @property
+    def wanted_replicas(self) -> int:
+        """So many instances are wanted now."""
+        return wanted_replicas(self.spec, self.scaled)
 
 
 class DeploymentStatus(DeploymentProjection):

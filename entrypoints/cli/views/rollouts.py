@@ -54,11 +54,11 @@ def rollout_status(read: DeploymentRead) -> Text:
     new = [one for one in read.instances if one.generation == read.instances_generation]
     running = sum(one.state is InstanceState.RUNNING for one in new)
     left = len(read.instances) - len(new)
-    if running >= read.replicas and not left:
-        text = f"generation {read.generation} is rolled out: {running} of {read.replicas} running"
+    if running >= read.wanted and not left:
+        text = f"generation {read.generation} is rolled out: {running} of {read.wanted} running"
     else:
         old = f", {left} of another generation left" if left else ""
-        text = f"generation {read.generation} rolls out: {running} of {read.replicas} new running{old}"
+        text = f"generation {read.generation} rolls out: {running} of {read.wanted} new running{old}"
     return cell(f"{read.name}: {text}" + (f"; {read.message}" if read.message else ""))
 
 

@@ -54,3 +54,20 @@ def test_plan_rollout(
 ) -> None:
     assert plan_rollout(before, after, replicas) == expected
     assert expected.starts is (expected.replaced + expected.started > 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "replicas", "scaled", "expected"),
+    [
+        ({"options": OTHER}, (), 0, RolloutPlan(action=CHANGE)),  # it sleeps, and goes on sleeping
+        ({"options": OTHER}, there(RUN), 1, RolloutPlan(action=CHANGE, replaced=1, makes_room="i0")),
+        ({"replicas": 3}, (), 0, RolloutPlan(action=CHANGE, started=3)),
+        ({"max_replicas": 2}, there(RUN, RUN, RUN), 3, RolloutPlan(action=CHANGE, stopped=1)),
+        ({"min_replicas": None, "max_replicas": None}, (), 0, RolloutPlan(action=CHANGE, started=2)),
+    ],
+)
+def test_where_demand_decides_how_many_there_are(
+    change: dict[str, object], replicas: tuple[Replica, ...], scaled: int, expected: RolloutPlan
+) -> None:
+    before = TWO.model_copy(update={"min_replicas": 0, "max_replicas": 4})
+    assert plan_rollout(before, before.model_copy(update=change), replicas, scaled) == expected
