@@ -71,6 +71,7 @@ class ApiContext:
     metrics_folder: FilePath | None = None  # which all processes of this server share; None: there is no other
     view_registry: CollectorRegistry = field(default_factory=CollectorRegistry)  # what all processes see alike
     processes: int = 1  # that answer /v1, this one counted: each has its share of what is bounded
+    temporal_ui: str = ""  # where browsers find Temporal's UI; empty: no page links to it
     stopping: Event = field(default_factory=Event)  # set when answers that would go on for ever are to end
 
     @cached_property

@@ -83,6 +83,7 @@ async def run_server_process(settings: Settings, inherited: Inherited) -> None:
         usage_days=settings.api.usage_days,
         metrics_folder=metrics_folder(settings),
         processes=settings.api.processes,
+        temporal_ui=settings.temporal.ui_url,
     )
     config = uvicorn.Config(
         create_app(context),

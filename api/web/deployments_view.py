@@ -45,7 +45,7 @@ class LayerRow(NamedTuple):
     device: str
     kind: str
     first: int
-    count: int
+    held: int
     of: int
     claimed_bytes: int
     hue: int
@@ -53,15 +53,15 @@ class LayerRow(NamedTuple):
     @property
     def layers(self) -> range:
         """Each layer's place in the row, the model's first at 0."""
-        return range(self.first, self.first + self.count)
+        return range(self.first, self.first + self.held)
 
     @property
     def words(self) -> str:
         """`layers 1 to 16`, `layers 17 to 32 and the output`, `no layer, only memory`."""
-        if not self.count:
+        if not self.held:
             return "no layer, only memory"
-        has_output = self.first + self.count == self.of
-        last = self.first + self.count - has_output
+        has_output = self.first + self.held == self.of
+        last = self.first + self.held - has_output
         if last == self.first:
             return "the output"
         told = f"layer {last}" if last == self.first + 1 else f"layers {self.first + 1} to {last}"

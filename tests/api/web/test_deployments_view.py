@@ -50,7 +50,7 @@ def placed(layers: list[tuple[str, str, int]], on_host: int, main: str = "box-1"
 
 def test_layers_of_a_group_follow_the_engines_order() -> None:
     rows = layer_rows(PlacementRead.of(make_group()))
-    assert [(r.worker, r.device, r.first, r.count, r.of, r.words) for r in rows] == [
+    assert [(r.worker, r.device, r.first, r.held, r.of, r.words) for r in rows] == [
         ("box-1", "gpu0", 0, 17, 33, "layers 1 to 17"),
         ("box-2", "gpu0", 17, 16, 33, "layers 18 to 32 and the output"),
         ("box-1", "cpu", 33, 0, 33, "no layer, only memory"),
@@ -59,7 +59,7 @@ def test_layers_of_a_group_follow_the_engines_order() -> None:
 
 def test_the_first_layers_are_on_the_host_where_part_is_on_its_cpu() -> None:
     rows = layer_rows(placed([("box-1", "gpu0", 10)], on_host=23))
-    assert [(r.device, r.first, r.count, r.words) for r in rows] == [
+    assert [(r.device, r.first, r.held, r.words) for r in rows] == [
         ("cpu", 0, 23, "layers 1 to 23"),
         ("gpu0", 23, 10, "layers 24 to 32 and the output"),
     ]
@@ -80,7 +80,7 @@ def test_all_on_a_cpu() -> None:
 )
 def test_one_layer_is_called_one_layer(counts: list[int], words: list[str]) -> None:
     rows = layer_rows(placed([("box-1", f"gpu{i}", count) for i, count in enumerate(counts)], on_host=0))
-    assert [row.words for row in rows if row.count] == words
+    assert [row.words for row in rows if row.held] == words
 
 
 @given(st.lists(st.integers(1, 40), max_size=15), st.integers(0, 40))
