@@ -14,9 +14,7 @@ from tests.cluster import Cluster
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_instances_life_is_told_from_its_first_step(
-    api: Api, cluster: Cluster, tiny_model: ModelSource
-) -> None:
+async def test_an_instances_life_is_told_from_its_start(api: Api, cluster: Cluster, tiny_model: ModelSource) -> None:
     await create(api, tiny_model, "told", replicas=1)
     (instance,) = await cluster.instances_in("told", [InstanceState.RUNNING])
     events = await deployment_events(cluster.client, "told", [instance.instance_id])
