@@ -36,6 +36,7 @@ from api.routes import (
     workers,
 )
 from api.usage.retention import forget_for_ever
+from api.web.app import web_router
 from stoker.storage.usage import tokens_since
 from stoker.version import VERSION
 
@@ -128,6 +129,7 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
     v1.include_router(health.alarms)
     app.include_router(v1)
     app.include_router(health.router)
+    app.include_router(web_router())
     app.openapi = truthful(app)  # type: ignore[method-assign]  # FastAPI's documented way to change it
     return app
 
