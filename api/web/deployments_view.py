@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from api.schemas.deployments import DeploymentRead
 from api.schemas.instances import InstanceRead
-from api.schemas.memory import MemoryComparisonRead, MemoryPartsRead
+from api.schemas.memory import EstimateRead, MemoryComparisonRead, MemoryPartsRead
 from api.schemas.reasons import PendingRead, PlacementRead, ShareRead, SuggestionRead
 from stoker.domain.deployments import InstanceState
 from stoker.domain.measured_memory import TOLERATED_ERROR
@@ -21,7 +21,7 @@ HUES = 8
 """So many devices are told apart by colour; their rows and names tell all of them apart."""
 
 TONES = {
-    "running": "ok",
+    "running": "good",
     "progressing": "busy",
     "placing": "busy",
     "downloading": "busy",
@@ -29,9 +29,9 @@ TONES = {
     "pending": "warn",
     "backoff": "warn",
     "failed": "bad",
-    "stopped": "quiet",
-    "stopping": "quiet",
-    "deleting": "quiet",
+    "stopped": "",
+    "stopping": "",
+    "deleting": "",
 }
 """How a state looks, of a deployment or an instance. Its word is always beside it."""
 
@@ -124,7 +124,7 @@ def deployment_line(read: DeploymentRead) -> DeploymentLine:
     ]
     return DeploymentLine(
         read=read,
-        tone=TONES.get(read.state, "quiet"),
+        tone=TONES.get(read.state, ""),
         progress=max(on_the_way, default=None, key=lambda one: one.fraction),
         suggestions=suggested_changes(waiting) if waiting is not None else [],
         places=list(dict.fromkeys(places)),
@@ -162,6 +162,11 @@ def memory_rows(memory: Sequence[MemoryComparisonRead]) -> list[MemoryRow]:
         )
         for one in memory
     ]
+
+
+def estimate_parts(estimate: EstimateRead) -> list[Part]:
+    """What an instance needs in all, by what it is for."""
+    return _parts(estimate, sum(size for _, size in _named(estimate)))
 
 
 def progress_view(instance: InstanceRead) -> ProgressView | None:
@@ -208,7 +213,7 @@ def _size(parts: MemoryPartsRead) -> int:
     return sum(size for _, size in _named(parts))
 
 
-def _parts(parts: MemoryPartsRead, scale: int) -> list[Part]:
+def _parts(parts: MemoryPartsRead | EstimateRead, scale: int) -> list[Part]:
     found, start = [], 0.0
     for name, size in _named(parts):
         width = BAR_UNITS * size / scale
@@ -217,7 +222,7 @@ def _parts(parts: MemoryPartsRead, scale: int) -> list[Part]:
     return found
 
 
-def _named(parts: MemoryPartsRead) -> Iterable[tuple[str, int]]:
+def _named(parts: MemoryPartsRead | EstimateRead) -> Iterable[tuple[str, int]]:
     sizes = {
         "weights": parts.weights_bytes,
         "KV cache": parts.cache_bytes,

@@ -210,7 +210,7 @@ def test_a_line_names_the_devices_in_use_once() -> None:
     group = make_instance(placement=make_group())
     alone = make_instance(instance_id="llama-2", placement=make_placement("box-2"))
     line = deployment_line(deployment(group, alone, replicas=2))
-    assert (line.tone, line.read.state, line.progress) == ("ok", "running", None)
+    assert (line.tone, line.read.state, line.progress) == ("good", "running", None)
     assert line.places == ["box-1/gpu0", "box-2/gpu0"]
 
 
