@@ -37,4 +37,4 @@ async def show_events(request: Request, name: NamePath, context: ContextDep, vis
     except TemporalAwayError as error:
         away = error.detail
     part = "hx-request" in request.headers
-    return render(request, "deployment_events.html", name=name, events=events, away=away, tones=TONES, part=part)
+    return render(request, "deployment_events.html", deployment=name, events=events, away=away, tones=TONES, part=part)

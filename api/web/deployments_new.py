@@ -52,8 +52,8 @@ async def make_deployment(request: Request, context: ContextDep, visitor: AdminP
     texts = form.values()
     body, faults = read_deployment(texts)
     if body is not None and await _exists(context, body.name):
-        body, faults = None, {"name": _taken(body.name)}
-    if body is None:
+        faults = {"name": _taken(body.name)}
+    if body is None or faults:
         return await _shown(request, context, texts, faults=faults, status=422)
     try:
         await create_deployment(body, Response(), context, visitor.key)
