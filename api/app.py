@@ -61,10 +61,10 @@ def create_app(context: ApiContext) -> ASGIApp:
         gate=context.gate or OPEN_GATE,
         processes=context.processes,
     )
-    return beside(openai, identified(limited(head_as_get(_management(context, pool)))))
+    return beside(openai, identified(limited(head_as_get(_management(context, pool, openai)))))
 
 
-def _management(context: ApiContext, pool: Pool) -> FastAPI:
+def _management(context: ApiContext, pool: Pool, openai: OpenAIApp) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await context.keyring.refresh()
@@ -102,7 +102,7 @@ def _management(context: ApiContext, pool: Pool) -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
-    app.state.context = context
+    app.state.context, app.state.openai = context, openai
     errors.install(app)
     view = context.view_registry
     Gauge("stoker_build_info", "Which Stoker this is", ["version"], registry=view).labels(VERSION).set(1)

@@ -59,7 +59,9 @@ async def deployment_events(
                 _of_deployment(client, name), *(_of_instance(client, one) for one in instance_ids[:MOST_INSTANCES])
             )
     except (RPCError, RuntimeError, TimeoutError) as error:
-        raise TemporalAwayError("temporal_unavailable", f"Temporal does not tell what happened: {error}") from error
+        raise TemporalAwayError(
+            "temporal_unavailable", "what happened is kept by Temporal, which does not answer now"
+        ) from error
     events = [event for told in found for event in told]
     return sorted(events, key=lambda event: event.at, reverse=True)[:MOST_EVENTS]
 

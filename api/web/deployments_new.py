@@ -32,6 +32,13 @@ _UNNAMED = "unnamed"  # a deployment is previewed before it has a name
 _MOST_NAMED = 8  # devices that the form's hint names
 
 
+_FOLDED = {
+    "by-hand": ("gpu_layers", "tensor_split", "min_compute_capability", "overcommit"),
+    "engine": ("cache_type_v", "batch", "micro_batch", "threads", "flash_attention", "kv_unified", "embeddings"),
+}
+"""Parts of the form that few need, and their fields. They are open where a field is not at its default, or wrong."""
+
+
 class _Known(NamedTuple):
     """What the form offers to choose from."""
 
@@ -138,12 +145,15 @@ async def _shown(
     """The form with these texts. `name`: of the deployment that it changes; empty: it makes one."""
     if problem is not None:
         faults, status = _faults_of(problem), problem_status(problem)
+    faults, usual = faults or {}, empty_form()
+    touched = {field for field, text in texts.items() if text != usual.get(field, "")} | faults.keys()
     return render(
         request,
         "deployments_form.html",
         status=status,
         texts=dict.fromkeys(FIELDS, "") | dict(texts),
-        faults=faults or {},
+        faults=faults,
+        unfolded=[part for part, fields in _FOLDED.items() if not touched.isdisjoint(fields)],
         editing=name,
         generation=generation,
         known=await _known(context),

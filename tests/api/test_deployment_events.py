@@ -38,5 +38,5 @@ async def test_what_is_not_there_has_no_events(cluster: Cluster) -> None:
 
 
 async def test_temporal_away_is_said() -> None:
-    with pytest.raises(TemporalAwayError, match="does not tell what happened"):
+    with pytest.raises(TemporalAwayError, match="which does not answer now"):
         await deployment_events(await connect(NOBODY, lazy=True), "told", [])
