@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter
 
-from api.web import fleet, sign_in, static_files
+from api.web import fleet, sign_in, static_files, workers
 from api.web.live import Topic, live_router
 
-PAGES = (sign_in, fleet)
+PAGES = (sign_in, fleet, workers)
 """Modules with a `router`, and those that change by themselves with `TOPICS`."""
 
 
