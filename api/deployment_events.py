@@ -62,7 +62,7 @@ async def deployment_events(
         raise TemporalAwayError(
             "temporal_unavailable", "what happened is kept by Temporal, which does not answer now"
         ) from error
-    events = [event for told in found for event in told]
+    events = [event for history in found for event in history]
     return sorted(events, key=lambda event: event.at, reverse=True)[:MOST_EVENTS]
 
 

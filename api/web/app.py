@@ -2,10 +2,27 @@
 
 from fastapi import APIRouter
 
-from api.web import deployments, deployments_activity, deployments_new, fleet, playground, sign_in, static_files
+from api.web import (
+    deployments,
+    deployments_activity,
+    deployments_new,
+    fleet,
+    playground,
+    sign_in,
+    static_files,
+    workers,
+)
 from api.web.live import Topic, live_router
 
-PAGES = (sign_in, fleet, deployments_new, deployments_activity, deployments, playground)
+PAGES = (
+    sign_in,
+    fleet,
+    workers,
+    deployments_new,
+    deployments_activity,
+    deployments,
+    playground,
+)
 """Modules with a `router`, and those that change by themselves with `TOPICS`."""
 
 

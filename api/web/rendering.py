@@ -26,8 +26,10 @@ _NOTICE_SECONDS = 60
 _LONGEST_NOTICE = 500  # characters
 
 
-def render(request: Request, name: str, *, status: int = 200, live: Sequence[str] = (), **values: Any) -> HTMLResponse:
-    """The page that the template `name` makes of `values`, for whoever is signed in.
+def render(
+    request: Request, template: str, /, *, status: int = 200, live: Sequence[str] = (), **values: Any
+) -> HTMLResponse:
+    """The page that `template` makes of `values`, for whoever is signed in.
 
     `live`: the topics that it listens to. The template also has `visitor`, `path`, `now`, and the functions of
     `_ENVIRONMENT`.
@@ -35,7 +37,7 @@ def render(request: Request, name: str, *, status: int = 200, live: Sequence[str
     visitor = getattr(request.state, "visitor", None)
     theme = request.cookies.get(THEME_COOKIE, "auto")
     notice = "" if "hx-request" in request.headers else unquote(request.cookies.get(NOTICE_COOKIE, ""))
-    made = _ENVIRONMENT.get_template(name).render(
+    made = _ENVIRONMENT.get_template(template).render(
         visitor=visitor,
         entries=entries_for(visitor.key.role) if visitor is not None else (),
         home=home_of(visitor.key.role) if visitor is not None else "/sign-in",
