@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter
 
-from api.web import fleet, sign_in, static_files, workers
+from api.web import files, fleet, keys, model_routes, sign_in, static_files, usage, what_if, workers
 from api.web.live import Topic, live_router
 
-PAGES = (sign_in, fleet, workers)
+PAGES = (sign_in, fleet, workers, what_if, files, model_routes, keys, usage)
 """Modules with a `router`, and those that change by themselves with `TOPICS`."""
 
 
