@@ -13,10 +13,10 @@ from api.errors import ProblemError
 from api.routes.deployments import NamePath, delete_deployment, get_deployment, update_deployment
 from api.routes.usage import list_usage_requests
 from api.schemas.deployments import DeploymentRead, DeploymentUpdate
-from api.schemas.reasons import TIER_NAMES
 from api.web import deployments_view as view
 from api.web.forms import Form, FormDep, checked
 from api.web.live import Topic
+from api.web.placement_view import WORDS
 from api.web.rendering import redirect, render
 from api.web.route import page_router
 from api.web.session import AdminPageDep, Visitor
@@ -67,7 +67,7 @@ async def show_deployment(request: Request, name: NamePath, context: ContextDep,
         read=read,
         requests=requests.data,
         view=view,
-        tier_names=TIER_NAMES,
+        words=WORDS,
         workflows=_workflows(context),
     )
 

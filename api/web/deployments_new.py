@@ -12,12 +12,12 @@ from api.errors import ProblemError
 from api.routes.deployments import NamePath, create_deployment, update_deployment
 from api.schemas.deployments import DeploymentCreate, DeploymentUpdate
 from api.schemas.devices import parse_device
-from api.schemas.reasons import TIER_NAMES
 from api.web import deployments_view as view
 from api.web.deployments import expected_generation, one_deployment
 from api.web.deployments_form import FIELDS, empty_form, faults_by_field, form_of, read_deployment
 from api.web.deployments_preview import FieldChange, Preview, field_changes, preview, replaces_instances
 from api.web.forms import FormDep
+from api.web.placement_view import WORDS
 from api.web.rendering import problem_status, redirect, render
 from api.web.route import page_router
 from api.web.session import AdminPageDep
@@ -126,7 +126,7 @@ async def show_preview(request: Request, context: ContextDep, visitor: AdminPage
         editing=editing,
         body=body,
         view=view,
-        tier_names=TIER_NAMES,
+        words=WORDS,
         fields=FIELDS,
     )
 

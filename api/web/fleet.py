@@ -1,6 +1,6 @@
 """`/`: the workers, and what each of their devices has left."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query, Request, Response
 
@@ -20,7 +20,7 @@ router = page_router()
 ON_A_PAGE = 100
 """Workers."""
 
-VIEW = {
+VIEW: dict[str, Any] = {
     "meter_of": meter_of,
     "device_name": device_name,
     "engine_name": engine_name,

@@ -42,7 +42,14 @@ def meter_of(device: DeviceRead) -> Meter:
         f"of {format_bytes(device.total_bytes)}"
     )
     measured = min(max(device.used_bytes, 0), total)
-    return Meter(*(part / total * 100 for part in (claimed, other, free, reserved, measured)), text)
+    return Meter(
+        claimed=100 * claimed / total,
+        other=100 * other / total,
+        free=100 * free / total,
+        reserved=100 * reserved / total,
+        measured=100 * measured / total,
+        text=text,
+    )
 
 
 def totals_of(workers: Sequence[WorkerRead]) -> list[Totals]:

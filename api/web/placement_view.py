@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 from api.schemas.placements import MoveRead
-from api.schemas.reasons import PendingRead, PlacementRead
-from api.web.words import TIER_NAMES, counted
+from api.schemas.reasons import TIER_NAMES, PendingRead, PlacementRead
+from api.web.words import counted
 
 NEAREST = 5
 """So many refusals are shown, the nearest misses."""

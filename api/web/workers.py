@@ -9,7 +9,7 @@ from api.deps import ApiContext, ContextDep, WorkerNamePath
 from api.errors import ProblemError
 from api.routes import join_tokens, workers
 from api.schemas.instances import InstanceRead
-from api.schemas.join_tokens import JoinTokenCreate
+from api.schemas.join_tokens import JoinTokenCreate, JoinTokenCreated
 from api.schemas.workers import WorkerRead
 from api.web.fleet import VIEW
 from api.web.forms import FormDep, checked
@@ -36,19 +36,18 @@ async def show_join(request: Request, _: AdminPageDep) -> Response:
 @router.post("/workers/join")
 async def make_join_token(request: Request, context: ContextDep, visitor: AdminPageDep, form: FormDep) -> Response:
     """Makes a token for one machine, and shows it once."""
-    values = {"ttl_seconds": form.number("ttl_seconds") or 3600, "labels": {}}
     try:
-        made = await join_tokens.create_join_token(checked(JoinTokenCreate, values), context, visitor.key)
+        ttl = {"ttl_seconds": form.number("ttl_seconds")} if "ttl_seconds" in form else {}
+        made = await join_tokens.create_join_token(checked(JoinTokenCreate, ttl), context, visitor.key)
     except ProblemError as problem:
-        return _join_page(request, problem=problem, status=problem_status(problem))
-    return _join_page(request, made=made)
+        return _join_page(request, problem=problem)
+    return _join_page(request, made)
 
 
-def _join_page(request: Request, **values: object) -> Response:
-    base = f"{request.url.scheme}://{request.url.netloc}"
-    status = values.pop("status", 200)
-    assert isinstance(status, int)  # noqa: S101
-    return render(request, "join.html", status=status, **{"problem": None, "made": None, "server": base} | values)
+def _join_page(request: Request, made: JoinTokenCreated | None = None, problem: ProblemError | None = None) -> Response:
+    server = f"{request.url.scheme}://{request.url.netloc}"
+    status = problem_status(problem) if problem else 200
+    return render(request, "join.html", status=status, made=made, problem=problem, server=server)
 
 
 @router.get("/workers/{name}")
