@@ -51,19 +51,21 @@ def deploy(
         outcome = api.context.ledger.place(request)
         outcomes.append(outcome)
         if isinstance(outcome, Placement):
-            running = state is InstanceState.RUNNING
-            values: dict[str, Any] = {"memory": measured(outcome), "port": 4711, "pid": 812, "load_seconds": 3.4}
-            projection_of_it = InstanceProjection(
+            values: dict[str, Any] = {}
+            if state is InstanceState.RUNNING:
+                values = {"port": 4711, "pid": 812, "load_seconds": 3.4, "memory": measured(outcome)}
+                values["message"] = f"answers on {outcome.worker}"
+            values |= projected
+            shown = InstanceProjection(
                 instance_id=request.instance_id,
                 deployment=spec.name,
                 generation=1,
                 incarnation=1,
                 state=state,
-                message=f"answers on {outcome.worker}" if running else "",
-                **((values if running else {}) | projected),
+                **values,
             )
             with api.context.database.write() as session:
-                Instances(session, utc_now() - timedelta(minutes=7)).put(projection_of_it)
+                Instances(session, utc_now() - timedelta(minutes=7)).put(shown)
     return outcomes
 
 

@@ -48,7 +48,7 @@ async def test_everyone_who_is_signed_in_sees_the_models_that_can_be_talked_to(u
 async def test_a_request_goes_to_the_applications_door(users_browser: Browser) -> None:
     answer = await ask(users_browser)
     assert answer.status_code == 503
-    assert answer.json()["error"]["code"] == "model_loading"
+    assert answer.json()["error"]["code"] == "model_stopped"
     assert answer.headers["x-request-id"]
     unknown = await ask(users_browser, ASKED | {"model": "nobody"})
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
