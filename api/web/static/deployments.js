@@ -79,10 +79,11 @@
       }
       form.dispatchEvent(new Event("change", { bubbles: true }));
     });
-    document.body.addEventListener("htmx:oobAfterSwap", (event) => {
-      const error = event.detail.target;
-      const field = error.id && form.elements.namedItem(error.id.replace(/-error$/, ""));
-      if (field) field.setAttribute("aria-invalid", error.textContent.trim() ? "true" : "false");
+    document.body.addEventListener("htmx:afterSettle", () => {
+      for (const error of form.querySelectorAll(".field-error")) {
+        const field = form.elements.namedItem(error.id.replace(/-error$/, ""));
+        if (field) field.setAttribute("aria-invalid", error.textContent.trim() ? "true" : "false");
+      }
     });
   }
 })();
