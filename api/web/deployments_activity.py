@@ -4,10 +4,10 @@ from fastapi import Request, Response
 
 from api.deployment_events import deployment_events
 from api.deps import ContextDep, InstancePath
-from api.errors import TemporalAwayError, not_found
+from api.errors import ProblemError, TemporalAwayError, not_found
 from api.routes.deployments import NamePath
 from api.routes.instances import get_instance, get_instance_logs
-from api.web.deployments import one_deployment
+from api.web.deployments import instead, one_deployment
 from api.web.deployments_view import TONES
 from api.web.rendering import render
 from api.web.route import page_router
@@ -30,7 +30,10 @@ async def show_logs(
 @router.get("/deployments/{name}/events")
 async def show_events(request: Request, name: NamePath, context: ContextDep, visitor: AdminPageDep) -> Response:
     """What happened to it and its instances; a part of its page, or a page of its own where there are no scripts."""
-    read = await one_deployment(context, visitor, name)
+    try:
+        read = await one_deployment(context, visitor, name)
+    except ProblemError as problem:
+        return instead(request, name, problem)
     events, away = [], ""
     try:
         events = await deployment_events(context.temporal, name, [one.id for one in read.instances])

@@ -163,7 +163,9 @@ def test_addresses_of_temporals_ui_that_are_none(url: str) -> None:
 
 
 def test_temporals_ui_is_where_it_is_said_to_be() -> None:
-    assert Settings(temporal={"ui_url": "https://temporal.example/ui/"}).temporal.ui_url == "https://temporal.example/ui"
+    assert (
+        Settings(temporal={"ui_url": "https://temporal.example/ui/"}).temporal.ui_url == "https://temporal.example/ui"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-// Deployments: logs while they are written, suggestions that fill the form, and what to do when a deployment is gone.
+// Deployments: logs while they are written, and suggestions that fill the form.
 "use strict";
 
 (() => {
@@ -57,12 +57,6 @@
     });
     window.addEventListener("pagehide", stop);
   }
-
-  // --- a deployment that is gone ---
-
-  document.body.addEventListener("htmx:responseError", (event) => {
-    if (event.detail.xhr.status === 404 && event.detail.elt.id === "deployment") window.location.assign("/deployments");
-  });
 
   // --- the form ---
 

@@ -114,6 +114,12 @@ async def test_what_is_not_there_is_said_to_be_missing(browser: Browser) -> None
         assert "there is no deployment 'nobody'" in text_of(answer.text)
 
 
+async def test_a_part_of_a_page_whose_deployment_is_gone_leads_to_the_list(browser: Browser) -> None:
+    for path in ("/deployments/nobody", "/deployments/nobody/events"):
+        answer = await browser.get(path, **{"hx-request": "true"})
+        assert (answer.status_code, answer.headers["hx-redirect"]) == (200, "/deployments")
+
+
 @pytest.mark.usefixtures("scene")
 async def test_only_administrators_see_and_change_deployments(users_browser: Browser) -> None:
     for path in ("/deployments", "/deployments/spread", "/deployments/-/new", "/deployments/spread/logs/spread-0abcd"):
