@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, StorageState, expect
 
+from tests.browser.conftest import MODELS
 from tests.browser.looking import Console, faults_of_access, picture, sign_in
 from tests.e2e.system import System
+from tests.e2e.test_second_machine import agent
 
 DEPLOYED = "tiny"
 MOVED_WITHIN = 60_000  # milliseconds
@@ -62,26 +64,6 @@ def test_the_fleet_shows_changes_by_itself(page: Page, system: System, deployed:
     expect(worker).to_contain_text("ready")
 
 
-def test_a_worker_is_drained_after_a_preview(page: Page, system: System, deployed: str) -> None:
-    page.goto("/")
-    page.get_by_role("link", name="box-1", exact=True).click()
-    expect(page.get_by_role("heading", name="box-1")).to_be_visible()
-    instance = page.get_by_role("row", name=re.compile(f"{deployed}-.* running"))
-    expect(instance).to_be_visible()
-    assert faults_of_access(page) == []
-    picture(page, "worker")
-    page.get_by_role("link", name="Drain…").click()
-    expect(page.get_by_text("1 of 1 instance fits nowhere else now")).to_be_visible()
-    assert faults_of_access(page) == []
-    picture(page, "drain")
-    page.get_by_role("button", name="Drain box-1").click()
-    expect(page.get_by_text("box-1 is being drained: 1 instance to move")).to_be_visible()
-    expect(page.get_by_text("Nothing is placed here.")).to_be_visible(timeout=MOVED_WITHIN)  # told live
-    page.get_by_role("button", name="Uncordon box-1").click()
-    expect(instance).to_be_visible(timeout=MOVED_WITHIN)
-    system.running(deployed)
-
-
 def test_what_if(page: Page, deployed: str, tiny: Path) -> None:
     page.goto("/what-if")
     page.get_by_label("a model were deployed").check()
@@ -112,10 +94,9 @@ def test_a_key_is_made_used_and_revoked(browser: Browser, page: Page, system: Sy
 
     context = browser.new_context(base_url=system.url)
     theirs = context.new_page()
-    console = Console(expected={403, 404})
+    console = Console(expected={403})
     console.listen(theirs)
-    sign_in(theirs, key)
-    theirs.goto("/usage")
+    sign_in(theirs, key, "/usage")
     expect(theirs.get_by_text("What your key, chat app, used.")).to_be_visible()
     expect(theirs.get_by_role("link", name="Keys")).to_have_count(0)
     theirs.goto("/keys")
@@ -146,7 +127,7 @@ def test_usage_by_model_and_over_time(page: Page, system: System, deployed: str)
     expect(page.get_by_role("img", name=re.compile("^Tokens from"))).to_be_visible()
     assert faults_of_access(page) == []
     picture(page, "usage")
-    page.get_by_label("By").select_option("day")
+    page.get_by_label("By", exact=True).select_option("day")
     page.get_by_role("button", name="Show").click()
     expect(page.get_by_role("rowheader", name=re.compile(r"\d{4}-\d\d-\d\d"))).to_be_visible()
 
@@ -166,19 +147,11 @@ def test_other_names_and_files(page: Page, deployed: str) -> None:
     assert faults_of_access(page) == []
 
 
-def test_a_worker_is_invited(page: Page) -> None:
-    page.goto("/")
-    page.get_by_role("link", name="Add a worker…").click()
-    page.get_by_role("button", name="Make a token").click()
-    expect(page.get_by_label("Join token")).to_contain_text("st-join-")
-    assert faults_of_access(page) == []
-
-
 def test_without_scripts(browser: Browser, system: System, admin_session: StorageState) -> None:
     context = browser.new_context(base_url=system.url, java_script_enabled=False, storage_state=admin_session)
     page = context.new_page()
     page.goto("/")
-    page.get_by_role("button", name="Cordon box-1").click()
+    page.get_by_role("button", name="Cordon box-1", exact=True).click()
     expect(page.get_by_text("box-1 is cordoned")).to_be_visible()
     page.get_by_role("button", name="Uncordon box-1").click()
     expect(page.get_by_text("box-1 gets new instances again")).to_be_visible()
@@ -192,3 +165,40 @@ def test_the_keyboard_reaches_the_content_at_once(page: Page) -> None:
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="New key…")).to_be_focused()
+
+
+def test_a_worker_joins_is_drained_and_removed(page: Page, system: System, deployed: str, tmp_path: Path) -> None:
+    page.goto("/")
+    page.get_by_role("link", name="Add a worker…").click()
+    page.get_by_role("button", name="Make a token").click()
+    token = page.get_by_label("Join token").inner_text()
+    assert faults_of_access(page) == []
+    page.get_by_role("link", name="Back to the fleet").click()
+    instance = page.get_by_role("row", name=re.compile(f"{deployed}-.* running"))
+    nothing = page.get_by_text("Nothing is placed here.")
+    with agent(system, tmp_path / "box-2", "box-2", token, "--model-dir", system.environment[MODELS]):
+        expect(page.get_by_role("article", name="box-2")).to_contain_text("ready", timeout=MOVED_WITHIN)  # told live
+
+        page.get_by_role("link", name="box-1", exact=True).click()
+        expect(instance).to_be_visible()
+        assert faults_of_access(page) == []
+        picture(page, "worker")
+        page.get_by_role("link", name="Drain…").click()
+        expect(page.get_by_text("1 instance would move, and it has a place elsewhere.")).to_be_visible()
+        assert faults_of_access(page) == []
+        picture(page, "drain")
+        page.get_by_role("button", name="Drain box-1").click()
+        expect(page.get_by_text("box-1 is being drained: 1 instance to move")).to_be_visible()
+        expect(nothing).to_be_visible(timeout=MOVED_WITHIN)
+        page.get_by_role("button", name="Uncordon box-1").click()
+        page.goto("/workers/box-2")
+        expect(instance).to_be_visible(timeout=MOVED_WITHIN)
+
+        page.goto("/workers/box-2/drain")
+        page.get_by_role("button", name="Drain box-2").click()
+        expect(nothing).to_be_visible(timeout=MOVED_WITHIN)
+        page.get_by_role("link", name="Remove…").click()
+        page.get_by_role("button", name="Remove box-2").click()
+        expect(page.get_by_text("box-2 is removed")).to_be_visible()
+        expect(page.get_by_role("article", name="box-2")).to_have_count(0)
+    system.running(deployed)
