@@ -14,6 +14,8 @@ from tests.builders import write_tiny_llama
 from tests.e2e.system import System, running_system
 
 INSTALL_SECONDS = 300.0
+MODELS = "STOKER_TEST_MODELS"
+"""Of a system's environment: the folder with the models that its worker reads."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,14 +46,14 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     models = tmp_path_factory.mktemp("models")
     write_tiny_llama(models / "tiny.gguf")
     arguments = ["--model-dir", str(models), "--worker-name", "box-1"]
-    with running_system(folder, *arguments, environment={"STOKER_TEST_MODELS": str(models)}) as running:
+    with running_system(folder, *arguments, environment={MODELS: str(models)}) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def tiny(system: System) -> Path:
     """A model that loads in a blink, in a folder that the system's worker reads."""
-    return Path(system.environment["STOKER_TEST_MODELS"]) / "tiny.gguf"
+    return Path(system.environment[MODELS]) / "tiny.gguf"
 
 
 @pytest.fixture(scope="module")

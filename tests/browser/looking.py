@@ -34,9 +34,9 @@ class Console:
             self.complaints.append(f"{message.text} ({message.location.get('url')})")
 
 
-def sign_in(page: Page, key: str) -> None:
-    """As people do."""
-    page.goto("/sign-in")
+def sign_in(page: Page, key: str, then: str = "/") -> None:
+    """As people do who asked for the page `then`."""
+    page.goto(then)
     page.get_by_label("API key").fill(key)
     page.get_by_role("button", name="Sign in").click()
     page.get_by_role("button", name="Sign out").wait_for()
