@@ -48,13 +48,6 @@ async def one_deployment(context: ApiContext, visitor: Visitor, name: str) -> De
     return cast(DeploymentRead, await get_deployment(name, Response(), context, visitor.key))
 
 
-def instead(request: Request, name: str, problem: ProblemError) -> Response:
-    """What a part of a page is answered whose deployment is gone: the list. Raises `problem` for all else."""
-    if problem.code != "not_found" or "hx-request" not in request.headers:
-        raise problem
-    return redirect(request, "/deployments", f"{name} is gone")
-
-
 @router.get("/deployments")
 async def show_deployments(request: Request, context: ContextDep, _: AdminPageDep) -> Response:
     """All of them."""
@@ -68,7 +61,9 @@ async def show_deployment(request: Request, name: NamePath, context: ContextDep,
     try:
         read = await one_deployment(context, visitor, name)
     except ProblemError as problem:
-        return instead(request, name, problem)
+        if problem.code == "not_found" and "hx-request" in request.headers:  # it went while somebody looked at it
+            return redirect(request, "/deployments", f"{name} is gone")
+        raise
     requests = await list_usage_requests(context, visitor.key, model=name, limit=REQUESTS_SHOWN)
     return render(
         request,

@@ -47,7 +47,7 @@ def faults_of_access(page: Page) -> list[str]:
     found = []
     schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
     for scheme in schemes:
-        page.emulate_media(color_scheme=scheme)
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # no colour in between
         page.evaluate(AXE.read_text() + "\n;undefined")
         result: dict[str, Any] = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
         found += [
@@ -67,6 +67,6 @@ def picture(page: Page, name: str) -> None:
     IMAGES.mkdir(exist_ok=True)
     schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
     for scheme in schemes:
-        page.emulate_media(color_scheme=scheme)
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # no colour in between
         page.screenshot(path=IMAGES / f"{name}-{scheme}.png", full_page=True)
     page.emulate_media(color_scheme=None)

@@ -115,9 +115,10 @@ async def test_what_is_not_there_is_said_to_be_missing(browser: Browser) -> None
 
 
 async def test_a_part_of_a_page_whose_deployment_is_gone_leads_to_the_list(browser: Browser) -> None:
-    for path in ("/deployments/nobody", "/deployments/nobody/events"):
-        answer = await browser.get(path, **{"hx-request": "true"})
-        assert (answer.status_code, answer.headers["hx-redirect"]) == (200, "/deployments")
+    answer = await browser.get("/deployments/nobody", **{"hx-request": "true"})
+    assert (answer.status_code, answer.headers["hx-redirect"]) == (200, "/deployments")
+    assert "nobody is gone" in text_of((await browser.get("/deployments")).text)
+    assert (await browser.get("/deployments/nobody/events", **{"hx-request": "true"})).status_code == 204
 
 
 @pytest.mark.usefixtures("scene")
