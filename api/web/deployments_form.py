@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from api.errors import FieldError, field_errors
-from api.schemas.deployments import DeploymentCreate
+from api.schemas.deployments import DeploymentCreate, DeploymentUpdate
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _SEPARATOR = re.compile(r"[\s,]+")
@@ -32,6 +32,14 @@ def read_deployment(texts: Texts) -> FormReading:
         return FormReading(DeploymentCreate.model_validate(_values(texts)), {})
     except ValidationError as error:
         return FormReading(None, faults_by_field(field_errors(error.errors())))
+
+
+def change_of(body: DeploymentCreate) -> DeploymentUpdate:
+    """The change that makes a deployment what the form says. What the form has no field for stays as it is."""
+    values = body.model_dump(mode="json")
+    options = {field: values["options"][field] for field, (_, in_options) in _FIELDS.items() if in_options}
+    others = {field: values[field] for field, (_, in_options) in _FIELDS.items() if not in_options and field != "name"}
+    return DeploymentUpdate.model_validate({**others, "options": options})
 
 
 def faults_by_field(errors: Sequence[FieldError]) -> dict[str, str]:

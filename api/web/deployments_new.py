@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fastapi import Request, Response
 from sqlmodel import Session
@@ -10,11 +10,11 @@ from sqlmodel import Session
 from api.deps import ApiContext, ContextDep
 from api.errors import ProblemError
 from api.routes.deployments import NamePath, create_deployment, update_deployment
-from api.schemas.deployments import DeploymentCreate, DeploymentUpdate
+from api.schemas.deployments import DeploymentCreate, DeploymentRead
 from api.schemas.devices import parse_device
 from api.web import deployments_view as view
 from api.web.deployments import expected_generation, one_deployment
-from api.web.deployments_form import FIELDS, empty_form, faults_by_field, form_of, read_deployment
+from api.web.deployments_form import FIELDS, change_of, empty_form, faults_by_field, form_of, read_deployment
 from api.web.deployments_preview import FieldChange, Preview, field_changes, preview, replaces_instances
 from api.web.forms import FormDep
 from api.web.placement_view import WORDS
@@ -73,7 +73,7 @@ async def make_deployment(request: Request, context: ContextDep, visitor: AdminP
 async def show_filled_form(request: Request, name: NamePath, context: ContextDep, visitor: AdminPageDep) -> Response:
     """The form, filled with what is deployed."""
     read = await one_deployment(context, visitor, name)
-    texts = form_of(DeploymentCreate.model_validate(_written(read)))
+    texts = form_of(_written(read))
     return await _shown(request, context, texts, name=name, generation=read.generation)
 
 
@@ -87,8 +87,7 @@ async def edit_deployment(
     if body is None:
         return await _shown(request, context, texts, faults=faults, status=422, name=name, generation=generation)
     try:
-        change = DeploymentUpdate.model_validate(_written(body, without={"name"}))
-        await update_deployment(name, change, Response(), context, visitor.key, generation)
+        await update_deployment(name, change_of(body), Response(), context, visitor.key, generation)
     except ProblemError as problem:
         return await _shown(request, context, texts, problem=problem, name=name, generation=generation)
     return redirect(request, f"/deployments/{name}", f"{name} is as you changed it")
@@ -105,17 +104,17 @@ async def show_preview(request: Request, context: ContextDep, visitor: AdminPage
     found: Preview | None = None
     changes: list[FieldChange] = []
     replaced = False
+    if body is not None and editing:
+        before = _written(await one_deployment(context, visitor, editing))
+        body = change_of(body).merged(before.spec())
+        changes, replaced = field_changes(before, body), replaces_instances(before.spec(), body.spec())
+    elif body is not None and await _exists(context, body.name):
+        faults["name"] = _taken(body.name)
     if body is not None:
         try:
             found = await preview(context, body)
         except ProblemError as problem:
             faults |= _faults_of(problem)
-        if editing:
-            before = await one_deployment(context, visitor, editing)
-            old = DeploymentCreate.model_validate(_written(before))
-            changes, replaced = field_changes(old, body), replaces_instances(old.spec(), body.spec())
-        elif await _exists(context, body.name):
-            faults["name"] = _taken(body.name)
     return render(
         request,
         "deployments_preview.html",
@@ -168,9 +167,9 @@ def _faults_of(problem: ProblemError) -> dict[str, str]:
     return faults_by_field(problem.errors) or {"model": problem.detail}
 
 
-def _written(body: DeploymentCreate, *, without: set[str] | None = None) -> dict[str, Any]:
-    """What somebody could have written, of a read too."""
-    return body.model_dump(mode="json", include=set(DeploymentCreate.model_fields) - (without or set()))
+def _written(read: DeploymentRead) -> DeploymentCreate:
+    """What somebody could have written to get it."""
+    return DeploymentCreate.model_validate(read.model_dump(mode="json", include=set(DeploymentCreate.model_fields)))
 
 
 def _taken(name: str) -> str:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from api.errors import FieldError
 from api.schemas.deployments import DeploymentCreate, OptionsWrite
-from api.web.deployments_form import FIELDS, empty_form, faults_by_field, form_of, read_deployment
+from api.web.deployments_form import FIELDS, change_of, empty_form, faults_by_field, form_of, read_deployment
 from stoker.domain.deployments import CacheType, Strategy
 
 NAMED = {"name": "smol", "model": "hf:org/repo:Q4_K_M", "flash_attention": "on", "distributed": "on"}
@@ -137,6 +137,11 @@ BODIES = st.builds(
 @given(BODIES)
 def test_a_form_filled_from_a_deployment_reads_as_that_deployment(body: DeploymentCreate) -> None:
     assert read_deployment(form_of(body)) == (body, {})
+
+
+@given(BODIES, BODIES)
+def test_a_change_makes_a_deployment_what_the_form_says(before: DeploymentCreate, after: DeploymentCreate) -> None:
+    assert change_of(after).merged(before.spec()) == after
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), st.text(max_size=40)))
