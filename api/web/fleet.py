@@ -1,8 +1,10 @@
 """`/`: the workers, and what each of their devices has left."""
 
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import Query, Request, Response
+from sqlmodel import Session
 
 from api.deps import ApiContext, ContextDep
 from api.routes.health import cluster_health
@@ -58,14 +60,16 @@ async def show_fleet(
 
 async def all_workers(context: ApiContext) -> list[WorkerRead]:
     """By name."""
-    statuses = await context.read(lambda session, now: Workers(session, now).all())
-    return sorted((WorkerRead.of_status(status) for status in statuses), key=lambda worker: worker.name)
+
+    def read(session: Session, now: datetime) -> list[WorkerRead]:
+        return [WorkerRead.of_status(status) for status in Workers(session, now).all()]
+
+    return sorted(await context.read(read), key=lambda worker: worker.name)  # databases differ in how they order '-'
 
 
 async def _look(context: ApiContext, _: str) -> object:
-    # That a worker has reported again is no change: each page says by itself how long ago it was, when it is made.
-    workers = await all_workers(context)
-    return [worker.model_dump(exclude={"seen_at"}) for worker in workers], context.absence.current()
+    # That a worker has reported the same again is no change: a page that is open shows when it was made.
+    return await context.read(lambda session, now: Workers(session, now).marks()), context.absence.current()
 
 
 TOPICS = {"fleet": Topic(_look)}

@@ -26,7 +26,9 @@ class Totals(NamedTuple):
     devices: int
     total: int
     claimed: int
+    other: int  # in use by what claimed nothing
     free: int
+    reserved: int
 
 
 def meter_of(device: DeviceRead) -> Meter:
@@ -59,16 +61,17 @@ def totals_of(workers: Sequence[WorkerRead]) -> list[Totals]:
     for title, is_cpu in (("GPU memory", False), ("RAM for models", True)):
         some = [device for device in devices if (device.kind is DeviceKind.CPU) is is_cpu]
         if some:
-            found.append(
-                Totals(
-                    title,
-                    len(some),
-                    sum(device.total_bytes for device in some),
-                    sum(device.claimed_bytes for device in some),
-                    sum(max(device.allocatable_bytes, 0) for device in some),
-                )
-            )
+            found.append(_sum_of(title, some))
     return found
+
+
+def _sum_of(title: str, devices: Sequence[DeviceRead]) -> Totals:
+    total = sum(device.total_bytes for device in devices)
+    claimed = sum(device.claimed_bytes for device in devices)
+    free = sum(max(device.allocatable_bytes, 0) for device in devices)
+    reserved = sum(min(device.reserve_bytes, device.total_bytes) for device in devices)
+    other = max(0, total - claimed - free - reserved)
+    return Totals(title, len(devices), total, claimed, other, free, reserved)
 
 
 def device_name(device: DeviceRead) -> str:

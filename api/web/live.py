@@ -21,6 +21,8 @@ log = structlog.get_logger()
 LOOK_EVERY_SECONDS = 0.5
 PING_EVERY_SECONDS = 15.0
 _MOST_TOPICS = 10
+_SHARE_OF_TIME = 10
+"""Looks that take long are made more seldom: they take a tenth of the time at most."""
 
 Look = Callable[[ApiContext, str], Awaitable[object]]
 
@@ -97,17 +99,20 @@ async def _events(
 ) -> AsyncIterator[str]:
     before: dict[str, object] = {}
     quiet = 0.0
+    loop = asyncio.get_running_loop()
     while not context.stopping.is_set():
         if not signed_in():
             yield "event: signed-out\ndata: \n\n"
             return
+        begun = loop.time()
         states = {topic: await looks.of(context, topic) for topic in topics}
+        pause = max(LOOK_EVERY_SECONDS, _SHARE_OF_TIME * (loop.time() - begun))
         # At first all: the page was made a moment ago, and what changed since would be lost.
         changed = [topic for topic in topics if topic not in before or before[topic] != states[topic]]
         for topic in changed:
             yield f"event: changed\ndata: {topic.partition('/')[0]}\n\n"
-        before, quiet = states, 0.0 if changed else quiet + LOOK_EVERY_SECONDS
+        before, quiet = states, 0.0 if changed else quiet + pause
         if quiet >= PING_EVERY_SECONDS:
             yield ": ping\n\n"
             quiet = 0.0
-        await asyncio.sleep(LOOK_EVERY_SECONDS)
+        await asyncio.sleep(pause)

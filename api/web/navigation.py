@@ -33,7 +33,7 @@ def entries_for(role: Role) -> tuple[Entry, ...]:
 def is_current(entry: Entry, path: str) -> bool:
     """Whether the page at `path` is the entry's, or below it."""
     if entry.path == "/":
-        return path == "/" or path.startswith("/workers/")
+        return path in ("/", "/join") or path.startswith("/workers/")
     return path == entry.path or path.startswith(f"{entry.path}/")
 
 

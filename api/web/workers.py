@@ -27,13 +27,13 @@ from stoker.storage.workers import Workers
 router = page_router()
 
 
-@router.get("/workers/join")
+@router.get("/join")
 async def show_join(request: Request, _: AdminPageDep) -> Response:
     """What to do on a machine that is to become a worker."""
     return _join_page(request)
 
 
-@router.post("/workers/join")
+@router.post("/join")
 async def make_join_token(request: Request, context: ContextDep, visitor: AdminPageDep, form: FormDep) -> Response:
     """Makes a token for one machine, and shows it once."""
     try:

@@ -100,9 +100,9 @@ async def test_a_worker_that_holds_something_is_not_removed_at_once(lone_api: Ap
 
 
 async def test_a_join_token_is_shown_once(browser: Browser) -> None:
-    made = (await browser.post("/workers/join", {"ttl_seconds": "600"})).text
+    made = (await browser.post("/join", {"ttl_seconds": "600"})).text
     assert "st-join-" in made
-    wrong = await browser.post("/workers/join", {"ttl_seconds": "soon"})
+    wrong = await browser.post("/join", {"ttl_seconds": "soon"})
     assert wrong.status_code == 422
     assert 'id="ttl_seconds-error"' in wrong.text
 

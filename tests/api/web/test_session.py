@@ -13,7 +13,7 @@ from tests.api.web.browsing import FORM, Browser, new_browser
 
 pytestmark = pytest.mark.anyio
 
-PAGES = ("/", "/what-if", "/files", "/routes", "/keys", "/keys/new", "/usage", "/workers/join")
+PAGES = ("/", "/what-if", "/files", "/routes", "/keys", "/keys/new", "/usage", "/join")
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -152,7 +152,7 @@ async def test_what_is_no_form_is_refused(browser: Browser, lone_api: Api) -> No
     assert broken.status_code == 422
 
 
-@pytest.mark.parametrize("path", ["/", "/what-if", "/files", "/routes", "/keys", "/keys/new", "/workers/join"])
+@pytest.mark.parametrize("path", ["/", "/what-if", "/files", "/routes", "/keys", "/keys/new", "/join"])
 async def test_a_users_key_opens_no_page_of_administrators(users_browser: Browser, path: str) -> None:
     page = await users_browser.get(path)
     assert page.status_code == 403

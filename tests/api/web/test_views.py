@@ -7,15 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.schemas.usage import UsageGroupRead
-from api.schemas.workers import DeviceRead
-from api.web.fleet_view import meter_of
+from api.schemas.workers import DeviceRead, WorkerRead
+from api.web.fleet_view import meter_of, totals_of
 from api.web.forms import Form
 from api.web.rendering import age_of, seconds_text
 from api.web.usage_view import HEIGHT, WIDTH, chart_of
 from api.web.what_if import question_of
+from stoker.domain.statuses import WorkerStatus
 from stoker.domain.units import GIB
 from stoker.domain.usage import UsageBy
-from stoker.domain.workers import DeviceKind
+from stoker.domain.workers import DeviceKind, WorkerState
+from tests.builders import make_device, make_worker
 
 NOW = datetime(2026, 3, 10, 12, 34, 56, tzinfo=UTC)
 
@@ -64,6 +66,16 @@ def test_a_meter_is_full_and_no_part_is_beyond_it(total: int, reserve: int, clai
     assert all(0 <= part <= 100 for part in (*parts, meter.measured))
 
 
+def test_totals_count_what_reports() -> None:
+    silent = make_worker(name="silent", state=WorkerState.UNREACHABLE)
+    there = make_worker(devices=(make_device(used=3 * GIB, reserve=GIB), make_device(kind=DeviceKind.CPU, used=GIB)))
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    statuses = [WorkerStatus(worker=worker, joined_at=moment, seen_at=moment) for worker in (silent, there)]
+    gpus, cpus = totals_of([WorkerRead.of_status(status) for status in statuses])
+    assert gpus[1:] == (1, 24 * GIB, 0, 3 * GIB, 20 * GIB, GIB)
+    assert cpus[1:] == (1, 64 * GIB, 0, GIB, 63 * GIB, 0)
+
+
 def test_a_meter_says_the_same_in_words() -> None:
     text = meter_of(device(24 * GIB, GIB, 10 * GIB, 4 * GIB)).text
     assert text == "10 GiB claimed, 4 GiB measured in use, 13 GiB free and 1 GiB reserved of 24 GiB"
@@ -92,7 +104,8 @@ def test_a_chart_has_days_in_which_nothing_was() -> None:
     assert [bar.input_tokens for bar in chart.bars] == [0, 60, 0, 10, 0]
     assert (chart.highest, chart.first, chart.last) == (100, "2026-03-06", "2026-03-10")
     tallest = chart.bars[1]
-    assert (tallest.read_y, tallest.read_height + tallest.written_height) == (pytest.approx(0), pytest.approx(HEIGHT))
+    assert tallest.read_y == pytest.approx(0)
+    assert tallest.read_height + tallest.written_height == pytest.approx(HEIGHT)
     assert all(0 <= bar.x <= bar.x + bar.width <= WIDTH for bar in chart.bars)
 
 
