@@ -82,6 +82,17 @@ def test_a_model_is_deployed_talked_to_and_deleted(page: Page, models: Path) -> 
     assert faults_of_access(page) == []
     picture(page, "playground")
 
+    # Who stops, stops the engine too: the proxy tells of a client that left.
+    talks.nth(1).get_by_role("button", name="Remove").click()
+    page.get_by_label("Tokens at most").fill("1900")
+    page.get_by_label("What to say to all of them").fill("Go on.")
+    page.get_by_role("button", name="Send").click()
+    expect(talks.nth(0).locator(".said.assistant").nth(1)).to_have_text(re.compile(r"\w"), timeout=SETTLED_MS)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    page.goto("/deployments/smol")
+    expect(page.locator("#requests")).to_contain_text("client left", timeout=SETTLED_MS)
+
     fill_new(page, "greedy", models / "deep.gguf", slots=128)
     expect(preview).to_contain_text("Does not fit now", timeout=SETTLED_MS)
     page.get_by_role("button", name="Deploy", exact=True).click()

@@ -58,7 +58,7 @@ async def test_the_list_says_what_runs_and_why_what_waits_waits(browser: Browser
 @pytest.mark.usefixtures("scene")
 async def test_one_deployment_is_drawn_layer_by_layer(browser: Browser) -> None:
     page = (await browser.get("/deployments/spread")).text
-    strips = re.findall(r'<svg class="strip".*?</svg>', page, re.DOTALL)
+    strips = re.findall(r'<svg class="strip dense".*?</svg>', page, re.DOTALL)
     drawn = [len(re.findall(r'<rect class="hue-', strip)) for strip in strips]
     assert sum(drawn) == 201  # each layer, and the output, once
     assert len([count for count in drawn if count]) >= 2  # devices
