@@ -19,8 +19,8 @@ from stoker.storage.workers import Workers
 
 router = page_router()
 
-ON_A_PAGE = 100
-"""Workers."""
+ON_A_PAGE = 40
+"""Workers: drawing more would hold up what else this process answers, again at each change."""
 
 VIEW: dict[str, Any] = {
     "meter_of": meter_of,

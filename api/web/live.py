@@ -19,6 +19,8 @@ from stoker.domain.keys import Role
 log = structlog.get_logger()
 
 LOOK_EVERY_SECONDS = 0.5
+REST_SECONDS = 1.0
+"""After a change, for the page to be fetched anew: of a large fleet something changes all the time."""
 PING_EVERY_SECONDS = 15.0
 _MOST_TOPICS = 10
 _SHARE_OF_TIME = 10
@@ -111,6 +113,7 @@ async def _events(
         changed = [topic for topic in topics if topic not in before or before[topic] != states[topic]]
         for topic in changed:
             yield f"event: changed\ndata: {topic.partition('/')[0]}\n\n"
+        pause = max(pause, REST_SECONDS) if changed else pause
         before, quiet = states, 0.0 if changed else quiet + pause
         if quiet >= PING_EVERY_SECONDS:
             yield ": ping\n\n"

@@ -57,6 +57,7 @@ async def test_the_fleet(browser: Browser) -> None:
     assert "97 %" in page
     assert "zone=b" in page
     assert "<b>RTX</b>" not in page  # what workers say of themselves is text
+    assert 'id="worker-attic"' not in (await browser.get("/?after=attic")).text
     only = (await browser.get("/?name=desk")).text
     assert 'id="worker-desk"' in only
     assert 'id="worker-attic"' not in only
