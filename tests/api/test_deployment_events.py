@@ -30,11 +30,11 @@ async def test_an_instances_life_is_told_from_its_start(api: Api, cluster: Clust
 
     await create(api, tiny_model, "too-big", replicas=1, options={"context_length": 2048, "slots": 200})
     (waiting,) = await cluster.instances_in("too-big", [InstanceState.PENDING])
+    events = await deployment_events(cluster.client, "too-big", [waiting.instance_id])
     async with asyncio.timeout(30):  # the row waits a moment before the history says so
-        while (events := await deployment_events(cluster.client, "too-big", [waiting.instance_id]))[
-            0
-        ].state != "pending":
+        while events[0].state != "pending":
             await asyncio.sleep(0.05)
+            events = await deployment_events(cluster.client, "too-big", [waiting.instance_id])
     assert "Needs" in events[0].message
 
 
