@@ -43,6 +43,7 @@ from api.routes import (
     workers,
 )
 from api.usage.retention import forget_for_ever
+from api.web.app import web_router
 from stoker.storage.usage import tokens_since
 from stoker.version import VERSION
 
@@ -120,7 +121,7 @@ def _management(context: ApiContext, pool: Pool, openai: OpenAIApp) -> FastAPI:
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
-    app.state.context = context
+    app.state.context, app.state.openai = context, openai
     errors.install(app)
     view = context.view_registry
     Gauge("stoker_build_info", "Which Stoker this is", ["version"], registry=view).labels(VERSION).set(1)
@@ -152,6 +153,7 @@ def _management(context: ApiContext, pool: Pool, openai: OpenAIApp) -> FastAPI:
     v1.include_router(health.alarms)
     app.include_router(v1)
     app.include_router(health.router)
+    app.include_router(web_router())
     app.openapi = truthful(app)  # type: ignore[method-assign]  # FastAPI's documented way to change it
     return app
 

@@ -80,6 +80,7 @@ class ApiContext:
     wake_timeout: float = 120.0  # seconds; so long a request waits for the first replica of a model that sleeps
     processes: int = 1  # that answer /v1, this one counted: each has its share of what is bounded
     spans: "RequestSpans | None" = None  # None: nothing is traced
+    temporal_ui: str = ""  # where browsers find Temporal's UI; empty: no page links to it
     stopping: Event = field(default_factory=Event)  # set when answers that would go on for ever are to end
 
     @cached_property

@@ -63,8 +63,13 @@ class KeyRing:
         known = self._find(key)
         return known.status if known is not None else None
 
+    def living(self, key_id: str) -> KeyStatus | None:
+        """The status of the key of that id, for whoever has shown it before; None when it lives no more."""
+        known = self._known.get(key_id)
+        return known.status if known is not None and not self._has_expired(known) else None
+
     def principal(self, key: str | None) -> Principal | None:
-        """The same, as the OpenAI door asks."""
+        """Who shows this key, as the OpenAI door asks."""
         known = self._find(key)
         return known.principal if known is not None else None
 
@@ -101,8 +106,11 @@ class KeyRing:
         known = self._known.get(key_id) if key_id else None
         if key is None or known is None or not self._secret.matches(key, known.digest):
             return None
+        return None if self._has_expired(known) else known
+
+    def _has_expired(self, known: _Known) -> bool:
         expires_at = known.principal.expires_at
-        return None if expires_at != math.inf and expires_at <= self._clock().timestamp() else known
+        return expires_at != math.inf and expires_at <= self._clock().timestamp()
 
     def _take(self, found: LivingKeys) -> None:
         old = self._known

@@ -94,6 +94,7 @@ async def run_server_process(settings: Settings, inherited: Inherited) -> None:
         metrics_folder=metrics_folder(settings),
         processes=settings.api.processes,
         spans=request_spans(tracing),
+        temporal_ui=settings.temporal.ui_url,
     )
     config = uvicorn.Config(
         create_app(context),

@@ -57,8 +57,9 @@ class RunningSystem:
 
     @property
     def temporal_ui(self) -> str:
-        """The Temporal UI's URL; empty when another cluster is used."""
-        return "" if configured_address(self.settings) else f"http://127.0.0.1:{self.settings.temporal.ui_port}"
+        """The Temporal UI's URL; empty when another cluster is used and no setting says it."""
+        own = "" if configured_address(self.settings) else f"http://127.0.0.1:{self.settings.temporal.ui_port}"
+        return self.settings.temporal.ui_url or own
 
 
 async def run_up(settings: Settings) -> int:
@@ -227,6 +228,7 @@ def _environment(settings: Settings, own_temporal: bool) -> dict[str, str]:
     made["STOKER_WORKER__STOP_PROCESSES_ON_EXIT"] = "true"
     if own_temporal:
         made["STOKER_TEMPORAL__ADDRESS"] = f"127.0.0.1:{settings.temporal.port}"
+        made["STOKER_TEMPORAL__UI_URL"] = settings.temporal.ui_url or f"http://127.0.0.1:{settings.temporal.ui_port}"
     elif not settings.temporal.address:
         made.pop("STOKER_TEMPORAL__ADDRESS", None)  # TEMPORAL_ADDRESS or a profile says it
     return made

@@ -69,6 +69,14 @@ class TemporalSettings(_Section):
     address: str = ""
     port: int = Field(default=7233, ge=1, le=65535)  # of the built-in server
     ui_port: int = Field(default=8233, ge=1, le=65535)
+    ui_url: str = ""  # where browsers find the UI, for links to it; empty: that of the built-in server
+
+    @field_validator("ui_url")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?", value):
+            raise ValueError(f"{value!r} is no address of a page: write it like http://127.0.0.1:8233")
+        return value.rstrip("/")
 
 
 class TracingSettings(_Section):

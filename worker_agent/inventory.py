@@ -31,6 +31,8 @@ class GpuReading(Value):
     total: Bytes
     used: Bytes
     compute_capability: str = ""  # like "8.6"; empty: the driver did not say
+    temperature_c: int | None = None  # None: the driver does not say
+    load_ratio: float | None = None  # of the driver's last sampling period (up to a second), 0 to 1
 
 
 class Inventory:
@@ -109,6 +111,8 @@ class Inventory:
                 uuid=gpu.uuid,
                 engine_name=f"CUDA{position}",
                 compute_capability=gpu.compute_capability,
+                temperature_c=gpu.temperature_c,
+                load_ratio=gpu.load_ratio,
             )
             for position, gpu in enumerate(gpus)
         ]
@@ -163,6 +167,8 @@ class Inventory:
                 total=memory.total,
                 used=memory.total - memory.free,
                 compute_capability=self._compute_capability(handle),
+                temperature_c=self._temperature(handle),
+                load_ratio=self._load(handle),
             )
         except pynvml.NVMLError as error:
             self._say_once("gpu_left_out", f"gpu{index} cannot be read: {error}")
@@ -174,6 +180,18 @@ class Inventory:
         except pynvml.NVMLError:  # the GPU can be used all the same, where none is asked for
             return ""
         return f"{major}.{minor}"
+
+    def _temperature(self, handle: Any) -> int | None:
+        try:
+            return int(self._nvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+        except pynvml.NVMLError:
+            return None
+
+    def _load(self, handle: Any) -> float | None:
+        try:
+            return float(self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
+        except pynvml.NVMLError:
+            return None
 
     def _in_mig_mode(self, handle: Any) -> bool:
         try:

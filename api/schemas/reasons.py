@@ -7,6 +7,17 @@ from pydantic import BaseModel, Field
 from api.schemas.memory import EstimateRead
 from stoker.domain.placement.types import Placement, Rejection, Tier, Unplaceable
 
+TIER_NAMES = {
+    Tier.ONE_DEVICE: "one GPU",
+    Tier.ONE_WORKER: "GPUs of one worker",
+    Tier.SEVERAL_WORKERS: "GPUs of several workers",
+    Tier.PART_ON_CPU: "one worker, part on its CPU",
+    Tier.PART_ON_CPU_SEVERAL_WORKERS: "several workers, part on a CPU",
+    Tier.CPU: "one worker's CPU",
+    Tier.CPU_SEVERAL_WORKERS: "CPUs of several workers",
+}
+"""What the ways of placing a model are called, wherever people read of them."""
+
 
 class ShareRead(BaseModel):
     """What one device holds for the instance."""

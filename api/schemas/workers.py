@@ -23,6 +23,12 @@ class DeviceRead(BaseModel):
     claimed_bytes: int
     used_bytes: int
     allocatable_bytes: int
+    temperature_c: int | None = Field(
+        default=None, description="At the last report, in degrees Celsius; null: it does not tell."
+    )
+    load_ratio: float | None = Field(
+        default=None, description="Of its time that it computed, of late, 0 to 1; null: it does not tell."
+    )
 
 
 class EngineRead(BaseModel):
@@ -75,6 +81,8 @@ class WorkerRead(BaseModel):
                     claimed_bytes=snapshot.claimed_on(worker, device),
                     used_bytes=device.used,
                     allocatable_bytes=snapshot.allocatable(worker, device),
+                    temperature_c=device.temperature_c,
+                    load_ratio=device.load_ratio,
                 )
                 for device in worker.devices
             ],

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from entrypoints.cli.flags import OutputFormat
+from stoker.domain.units import format_duration
 
 _UNLIMITED_COLUMNS = 10_000
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but line feed and tab
@@ -90,13 +91,7 @@ def cell(text: object, style: str = "") -> Text:
     return Text(printable(str(text)), style=style)
 
 
-def duration(seconds: float) -> str:
-    """`42s`, `3m`, `2h`, `5d`: one unit, rounded down."""
-    whole = max(0, int(seconds))
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if whole >= size:
-            return f"{whole // size}{unit}"
-    return f"{whole}s"
+duration = format_duration
 
 
 def age(since: datetime, now: datetime | None = None) -> str:

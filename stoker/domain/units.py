@@ -52,6 +52,15 @@ def parse_duration(text: str) -> float:
     return float(match.group(1)) * _SECONDS[match.group(2)]
 
 
+def format_duration(seconds: float) -> str:
+    """`42s`, `3m`, `2h`, `5d`: one unit, rounded down."""
+    whole = max(0, int(seconds))
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if whole >= size:
+            return f"{whole // size}{unit}"
+    return f"{whole}s"
+
+
 _COUNTS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "b": 1000**3, "t": 1000**4}
 _COUNT = re.compile(r"^\s*([0-9]{1,16}(?:\.[0-9]{1,15})?)\s*([KkMmGgBbTt]?)\s*$")
 

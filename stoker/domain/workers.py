@@ -34,6 +34,8 @@ class Device(Value):
     engine_name: str = ""  # what llama.cpp calls it (`CUDA0`); empty for the CPU, which has no --device name
     compute_capability: str = ""  # NVIDIA's, like "8.9"; empty: not NVIDIA, or its driver did not say
     unified: bool = False  # its memory is the host's RAM: what is taken of one is taken of both
+    temperature_c: int | None = None  # at the last report, in degrees Celsius; None: it does not tell
+    load_ratio: float | None = None  # of its time that it computed, of late, 0 to 1; None: it does not tell
 
 
 class EngineKind(StrEnum):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Row, bindparam, inspect, select, update
+from sqlalchemy import Row, bindparam, func, inspect, select, update
 from sqlmodel import Session
 
 from stoker.domain.base import WorkerName
@@ -14,7 +14,7 @@ from stoker.domain.statuses import WorkerStatus
 from stoker.domain.workers import Worker, WorkerState
 from stoker.storage.engine import commit_without_disk, take_claiming_lock
 from stoker.storage.fleet_changes import mark_changed
-from stoker.storage.tables import ClaimRow, WorkerRow, table_of
+from stoker.storage.tables import ClaimRow, FleetChangeRow, WorkerRow, table_of
 
 UNREACHABLE_AFTER = timedelta(seconds=30)
 """Six missed reports: past it a worker gets nothing new. What runs there is judged by its own engine's answers."""
@@ -25,6 +25,8 @@ _WORKERS, _CLAIMS = table_of(WorkerRow), table_of(ClaimRow)
 _C = _WORKERS.c
 _STATUSES = select(_C.name, _C.report, _C.cordoned, _C.draining, _C.joined_at, _C.seen_at).order_by(_C.name)
 _CLAIMED = select(_CLAIMS).order_by(_CLAIMS.c.instance_id, _CLAIMS.c.device)
+_MARKS = select(_C.name, _C.report_version, _C.cordoned, _C.draining, _C.seen_at).order_by(_C.name)
+_LAST_CHANGE = select(func.coalesce(func.max(table_of(FleetChangeRow).c.version), 0))
 _LAST_REPORT = select(_C.report).where(_C.name == bindparam("name"))
 _REPORTED = update(_WORKERS).where(_C.name == bindparam("reporter")).returning(_C.name)
 _CREDENTIAL = select(_C.credential_hash).where(_C.name == bindparam("name"))
@@ -131,6 +133,11 @@ class Workers:
         """All workers with their claims, by name."""
         return tuple(self._statuses())
 
+    def marks(self) -> tuple[object, ...]:
+        """What is unequal to what it was when any worker, its claims or its state has changed: cheap, also of many."""
+        found = [(row.name, row.report_version, _state(row, self._now)) for row in self._session.execute(_MARKS)]
+        return (self._session.execute(_LAST_CHANGE).scalar_one(), *found)
+
     def _statuses(self, only: WorkerName | None = None) -> list[WorkerStatus]:
         workers, claims = _STATUSES, _CLAIMED
         if only is not None:
@@ -155,8 +162,11 @@ def _with_claims(rows: Sequence[Row[Any]], claims: Sequence[Row[Any]], now: date
 
 
 def _worker(row: Row[Any], now: datetime) -> Worker:
-    state = state_of(cordoned=row.cordoned, draining=row.draining, silent=now - row.seen_at)
-    return Worker.model_validate({**row.report, "state": state})
+    return Worker.model_validate({**row.report, "state": _state(row, now)})
+
+
+def _state(row: Row[Any], now: datetime) -> WorkerState:
+    return state_of(cordoned=row.cordoned, draining=row.draining, silent=now - row.seen_at)
 
 
 def state_of(*, cordoned: bool, draining: bool, silent: timedelta) -> WorkerState:

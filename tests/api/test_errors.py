@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anyio
 PATH = "/api/v1/deployments"
 
 
-@pytest.mark.parametrize("path", ["/", "/api", "/api/v1", "/api/v2/deployments", "/api/v1/nothing", "/favicon.ico"])
+@pytest.mark.parametrize("path", ["/api", "/api/v1", "/api/v2/deployments", "/api/v1/nothing", "/favicon.ico"])
 async def test_an_unknown_path(lone_api: Api, path: str) -> None:
     problem = problem_of(await lone_api.anyone.get(path), 404, "not_found")
     assert problem.detail == f"GET {path}: Not Found"

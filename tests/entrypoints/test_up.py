@@ -104,8 +104,9 @@ def test_the_processes_have_our_settings_and_no_secrets(settings: Settings, monk
     theirs = Settings()
     ours = settings.model_copy(update={"secret": theirs.secret})
     assert theirs.temporal.address == f"127.0.0.1:{settings.temporal.port}"
+    assert theirs.temporal.ui_url == f"http://127.0.0.1:{settings.temporal.ui_port}", "pages link to it"
     assert theirs.worker.stop_processes_on_exit, "engines must not outlive `stoker up`"
-    for table, changed in (("api", set()), ("temporal", {"address"}), ("database", set())):
+    for table, changed in (("api", set()), ("temporal", {"address", "ui_url"}), ("database", set())):
         assert getattr(theirs, table).model_dump(exclude=changed) == getattr(ours, table).model_dump(exclude=changed)
     left_out = {"join_token", "stop_processes_on_exit"}
     assert theirs.worker.model_dump(exclude=left_out) == ours.worker.model_dump(exclude=left_out)

@@ -34,6 +34,7 @@ def test_all_packages_and_migrations_are_in_it(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == set(PACKAGES)
     assert "stoker/storage/migrations/env.py" in names
     assert any(name.startswith("stoker/storage/migrations/versions/0001") for name in names)
+    assert {"api/web/templates/base.html", "api/web/static/stoker.css", "api/web/static/htmx.LICENSE.txt"} <= set(names)
     assert not any(name.startswith("tests/") for name in names)
 
 

@@ -156,6 +156,18 @@ def test_addresses_that_are_none(url: str) -> None:
         Settings(worker={"server": url})
 
 
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "temporal.example", "http://", "https://x/?q", "http://x y"])
+def test_addresses_of_temporals_ui_that_are_none(url: str) -> None:
+    with pytest.raises(ValidationError, match="is no address of a page: write it like http://"):
+        Settings(temporal={"ui_url": url})
+
+
+def test_temporals_ui_is_where_it_is_said_to_be() -> None:
+    assert (
+        Settings(temporal={"ui_url": "https://temporal.example/ui/"}).temporal.ui_url == "https://temporal.example/ui"
+    )
+
+
 @pytest.mark.parametrize(
     ("flags", "setting"),
     [

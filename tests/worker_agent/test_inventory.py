@@ -57,6 +57,13 @@ class RecordedNvml:
     def nvmlDeviceGetCudaComputeCapability(self, handle: int) -> Any:
         return self._answer(handle, "nvmlDeviceGetCudaComputeCapability")
 
+    def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> Any:
+        assert sensor == pynvml.NVML_TEMPERATURE_GPU
+        return self._answer(handle, "nvmlDeviceGetTemperature")
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
+        return SimpleNamespace(gpu=self._answer(handle, "nvmlDeviceGetUtilizationRates"), memory=0)
+
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
         return SimpleNamespace(**self._answer(handle, "nvmlDeviceGetMemoryInfo"))
 
@@ -99,6 +106,8 @@ def test_gpus_come_in_the_engines_order_and_then_the_cpu() -> None:
         uuid="GPU-1f0c9a7e-5d3b-4c8e-9a60-27b1c4d8e3f2",
         engine_name="CUDA0",
         compute_capability="8.6",
+        temperature_c=61,
+        load_ratio=0.37,
     )
     assert (second.id, second.engine_name, second.used) == ("gpu1", "CUDA1", 342_294_528)
     assert (cpu.id, cpu.kind, cpu.engine_name, cpu.compute_capability) == ("cpu", DeviceKind.CPU, "", "")
@@ -137,6 +146,13 @@ def test_gpus_that_cannot_be_used_are_left_out_and_why_is_said_once() -> None:
 def test_a_gpu_whose_driver_does_not_say_what_it_can_is_offered_all_the_same() -> None:
     first, last, _ = inventory(nvml=RecordedNvml("h100_and_troubles")).read_devices()
     assert (first.compute_capability, last.compute_capability) == ("9.0", "")
+
+
+def test_a_gpu_that_does_not_tell_its_temperature_and_load_is_offered_all_the_same() -> None:
+    first, last, cpu = inventory(nvml=RecordedNvml("h100_and_troubles")).read_devices()
+    assert (first.temperature_c, first.load_ratio) == (39, 0.12)
+    assert (last.temperature_c, last.load_ratio) == (None, None)
+    assert (cpu.temperature_c, cpu.load_ratio) == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from api.schemas.deployments import DeploymentRead
 from api.schemas.instances import InstanceRead
-from api.schemas.reasons import PendingRead, PlacementRead, RejectionRead, TierRead
+from api.schemas.reasons import TIER_NAMES, PendingRead, PlacementRead, RejectionRead, TierRead
 from entrypoints.cli.output import cell, table
 from entrypoints.cli.views.deployments import STATE_STYLES
-from entrypoints.cli.views.instances import TIER_NAMES, avoided, estimate_line, state_of
+from entrypoints.cli.views.instances import avoided, estimate_line, state_of
 from stoker.domain.deployments import InstanceState
 from stoker.domain.units import format_bytes
 

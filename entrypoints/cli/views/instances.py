@@ -13,7 +13,6 @@ from entrypoints.cli.output import age, cell, fields, table
 from entrypoints.cli.progress import amount, file_amounts
 from stoker.domain.deployments import InstanceState
 from stoker.domain.measured_memory import TOLERATED_ERROR
-from stoker.domain.placement.types import Tier
 from stoker.domain.units import format_bytes
 
 STATE_STYLES = {
@@ -25,17 +24,6 @@ STATE_STYLES = {
     InstanceState.BACKOFF: "yellow",
     InstanceState.FAILED: "red",
 }
-
-TIER_NAMES = {
-    Tier.ONE_DEVICE: "one GPU",
-    Tier.ONE_WORKER: "GPUs of one worker",
-    Tier.SEVERAL_WORKERS: "GPUs of several workers",
-    Tier.PART_ON_CPU: "one worker, part on its CPU",
-    Tier.PART_ON_CPU_SEVERAL_WORKERS: "several workers, part on a CPU",
-    Tier.CPU: "one worker's CPU",
-    Tier.CPU_SEVERAL_WORKERS: "CPUs of several workers",
-}
-"""What the ways of placing a model are called."""
 
 
 def instance_description(instance: InstanceRead) -> RenderableType:

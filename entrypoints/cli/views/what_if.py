@@ -8,9 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from api.schemas.placements import MoveRead, WhatIfRead
+from api.schemas.reasons import TIER_NAMES
 from entrypoints.cli.output import cell, table
 from entrypoints.cli.views.explanation import pending_reasons
-from entrypoints.cli.views.instances import TIER_NAMES, placed_on
+from entrypoints.cli.views.instances import placed_on
 from stoker.domain.units import format_bytes
 
 

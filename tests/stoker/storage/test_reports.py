@@ -207,3 +207,32 @@ def test_one_that_is_not_there_or_goes_meanwhile(database: Database, clock: Cloc
         assert known is not None
         session.execute(text("DELETE FROM worker"))
         assert reports.take(known, WorkerReport(worker=gpus())) is None
+
+
+def test_marks_tell_each_change_of_the_fleet_and_nothing_else(database: Database, clock: Clock) -> None:
+    def marks() -> tuple[object, ...]:
+        with database.read() as session:
+            return Workers(session, clock()).marks()
+
+    join(database, clock, gpus())
+    ledger = ClaimLedger(database, clock)
+    before = marks()
+    clock.advance(seconds=5)
+    taken(database, clock, WorkerReport(worker=gpus()))
+    assert marks() == before
+
+    def cordon() -> None:
+        assert ledger.cordon("w1")
+
+    changes: list[Callable[[], object]] = [
+        lambda: taken(database, clock, WorkerReport(worker=gpus(used=GIB))),
+        lambda: place(ledger, "a"),
+        cordon,
+        lambda: clock.advance(seconds=SILENT.total_seconds()),
+        lambda: join(database, clock, make_worker(name="w2")),
+    ]
+    for change in changes:
+        change()
+        after = marks()
+        assert after != before
+        before = after
