@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from entrypoints.cli import (
     chat,
+    declaring,
     deployments,
     engine,
     estimating,
@@ -26,7 +27,7 @@ from entrypoints.cli.errors import CliError, ExitCode
 
 _SECTIONS = {
     "Models": ("estimate", "simulate", "deploy", "ps", "describe", "why", "scale", "rm", "logs", "chat"),
-    "The cluster": ("workers", "files", "routes", "keys", "usage"),
+    "The cluster": ("apply", "diff", "export", "workers", "files", "routes", "keys", "usage"),
     "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate"),
 }
 
@@ -84,6 +85,7 @@ for module in (
     explaining,
     instance_logs,
     chat,
+    declaring,
     workers,
     files,
     routes,

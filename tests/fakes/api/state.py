@@ -100,6 +100,8 @@ class ApiState:
         if self.refusals:
             raise self.refusals.pop(0)
         old = self.deployments.get(wanted.name)
+        if old is not None and old.now is None:  # it was deleted
+            old = None
         spec = wanted.spec()
         if old is None or old.status.spec != spec:
             generation = old.status.generation + 1 if old else 1
