@@ -11,6 +11,7 @@ from entrypoints.cli import (
     chat,
     declaring,
     deployments,
+    doctor,
     engine,
     estimating,
     explaining,
@@ -28,7 +29,7 @@ from entrypoints.cli.errors import CliError, ExitCode
 _SECTIONS = {
     "Models": ("estimate", "simulate", "deploy", "ps", "describe", "why", "scale", "rm", "logs", "chat"),
     "The cluster": ("apply", "diff", "export", "workers", "files", "routes", "keys", "usage"),
-    "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate"),
+    "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate", "doctor"),
 }
 
 
@@ -93,6 +94,7 @@ for module in (
     usage,
     processes,
     engine,
+    doctor,
 ):
     module.register(app)
 

@@ -1,7 +1,7 @@
 """YAML that remembers on which line each field stands."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import yaml
 
@@ -36,8 +36,10 @@ class MarkedYamlError(ValueError):
 class _Loader(yaml.SafeLoader):
     """What looks like a date is a text: none of our fields is a date."""
 
-
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_str)
+    yaml_constructors: ClassVar[dict[str, Any]] = {
+        **yaml.SafeLoader.yaml_constructors,
+        "tag:yaml.org,2002:timestamp": yaml.SafeLoader.construct_yaml_str,
+    }
 
 
 def load(text: str) -> MarkedYaml:

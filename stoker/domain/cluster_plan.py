@@ -92,15 +92,16 @@ def faults(wanted: ClusterSpec, current: ClusterSpec, *, prune: bool = False) ->
         elif route.name in there:
             message = "a deployment of the cluster has this name, and its own name wins: choose another, or delete it"
             found.append(Fault(path=(*path, "name"), value=route.name, message=message))
-        for field, leads in (("targets", route.targets), ("fallbacks", route.fallbacks)):
-            for position, lead in enumerate(leads):
-                if lead.deployment in reachable:
+        targets = [target.deployment for target in route.targets]
+        fallbacks = [fallback.deployment for fallback in route.fallbacks]
+        for field, leads in (("targets", targets), ("fallbacks", fallbacks)):
+            for position, name in enumerate(leads):
+                if name in reachable:
                     continue
                 message = "the file names no such deployment, and the cluster has none: add it, or choose another"
-                if lead.deployment in there:
+                if name in there:
                     message = "the file does not name this deployment, so that --prune removes it: add it"
-                place = (*path, field, position, "deployment")
-                found.append(Fault(path=place, value=lead.deployment, message=message))
+                found.append(Fault(path=(*path, field, position, "deployment"), value=name, message=message))
     return found
 
 

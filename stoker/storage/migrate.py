@@ -4,15 +4,26 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from stoker.storage.engine import CLAIMING_LOCK, Database
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def revisions(database: Database) -> tuple[str, str]:
+    """The revision of the database's tables ("" for none), and that of this version. Raises DBAPIError."""
+    with database.engine.connect() as connection:
+        there = MigrationContext.configure(connection).get_current_revision()
+    return there or "", ScriptDirectory(str(_MIGRATIONS)).get_current_head() or ""
 
 
 def migrate(database: Database, revision: str = "head") -> None:
     """Upgrades the tables to `revision`. Two processes may do so at once: one waits for the other."""
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     with database.engine.execution_options(stoker_writes=True).begin() as connection:
         if not database.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": CLAIMING_LOCK + 1})

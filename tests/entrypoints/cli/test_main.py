@@ -45,6 +45,7 @@ COMMANDS = [
     "worker",
     "engine",
     "migrate",
+    "doctor",
 ]
 
 

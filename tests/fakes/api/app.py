@@ -13,7 +13,19 @@ from fastapi import Depends, FastAPI, Request
 
 from api import errors
 from api.errors import ProblemError
-from tests.fakes.api import deployments, estimates, files, instances, join_tokens, keys, openai, routes, usage, workers
+from tests.fakes.api import (
+    deployments,
+    estimates,
+    files,
+    health,
+    instances,
+    join_tokens,
+    keys,
+    openai,
+    routes,
+    usage,
+    workers,
+)
 from tests.fakes.api.state import ApiState, Asked
 
 
@@ -56,7 +68,19 @@ def _app(fake: ApiState) -> FastAPI:
 
     app = FastAPI(dependencies=[Depends(note)])
     errors.install(app)
-    for resource in (deployments, estimates, instances, workers, join_tokens, files, routes, keys, usage, openai):
+    for resource in (
+        deployments,
+        estimates,
+        instances,
+        workers,
+        join_tokens,
+        files,
+        routes,
+        keys,
+        usage,
+        openai,
+        health,
+    ):
         resource.add_routes(app, fake)
     return app
 

@@ -1,5 +1,6 @@
-"""A cluster from one file: fifty deployments applied twice, exported, and made again from what was exported."""
+"""The command line against the whole system: a cluster from one file, and what the doctor says of it."""
 
+import json
 import time
 from pathlib import Path
 
@@ -65,6 +66,17 @@ def test_fifty_deployments_twice_exported_and_again(
     file.write_text("version: 1\n")
     system.cli("apply", "-f", str(file), "--prune", timeout=MOST_SECONDS)
     eventually(lambda: not generations(system), system.logs)
+
+
+def test_the_doctor_finds_nothing_wrong(system: System) -> None:
+    done = system.cli("doctor", "-o", "json", check=False)
+    findings = {finding["check"]: finding for finding in json.loads(done.stdout)}
+    assert [each for each in findings.values() if each["verdict"] == "wrong"] == []
+    assert done.returncode == 0
+    worker = next(check for check in findings if check.startswith("worker "))
+    for check in ("Temporal", "control plane", "database", "API", "clock", "key", f"port {system.port}", worker):
+        assert findings[check]["verdict"] == "ok", check
+    assert findings[f"gateway of {worker.removeprefix('worker ')}"]["verdict"] == "ok"
 
 
 def test_a_file_with_a_model_that_is_not_there_changes_nothing(system: System, tiny: Path, tmp_path: Path) -> None:
