@@ -4,9 +4,12 @@ from typing import Annotated
 
 import typer
 
+from entrypoints.cli import completing
 from entrypoints.cli.flags import OutputOption, ServerOption, asynchronous
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The deployment's name.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The deployment's name.", autocompletion=completing.deployments)
+]
 
 
 @asynchronous

@@ -1,5 +1,6 @@
 """The program `stoker`. Commands import what they run when they run: `stoker --help` must stay quick."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typer.core import TyperGroup
 
 from entrypoints.cli import (
     chat,
+    completing,
     declaring,
     deployments,
     doctor,
@@ -29,7 +31,7 @@ from entrypoints.cli.errors import CliError, ExitCode
 _SECTIONS = {
     "Models": ("estimate", "simulate", "deploy", "ps", "describe", "why", "scale", "rm", "logs", "chat"),
     "The cluster": ("apply", "diff", "export", "workers", "files", "routes", "keys", "usage"),
-    "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate", "doctor"),
+    "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate", "doctor", "completion"),
 }
 
 
@@ -40,6 +42,10 @@ class _Program(TyperGroup):
         """Runs the program and exits."""
         given = list(sys.argv[1:] if args is None else args)
         extra |= {"prog_name": "stoker", "standalone_mode": False}
+        if completing.VARIABLE in os.environ:
+            from typer.completion import completion_init
+
+            completion_init()
         try:
             code = super().main(given, **extra)
         except CliError as error:
@@ -75,6 +81,7 @@ def _usage_error(error: typer.TyperException) -> CliError:
 app = typer.Typer(
     name="stoker",
     cls=_Program,
+    add_completion=False,  # see `stoker completion`
     rich_markup_mode=None,  # plain help: rich takes as long to load as all the rest together
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -95,6 +102,7 @@ for module in (
     processes,
     engine,
     doctor,
+    completing,
 ):
     module.register(app)
 

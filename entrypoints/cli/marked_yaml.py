@@ -36,7 +36,7 @@ class MarkedYamlError(ValueError):
 class _Loader(yaml.SafeLoader):
     """What looks like a date is a text: none of our fields is a date."""
 
-    yaml_constructors: ClassVar[dict[str, Any]] = {
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {
         **yaml.SafeLoader.yaml_constructors,
         "tag:yaml.org,2002:timestamp": yaml.SafeLoader.construct_yaml_str,
     }

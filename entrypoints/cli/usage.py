@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from entrypoints.cli import completing
 from entrypoints.cli.errors import CliError, ExitCode
 from entrypoints.cli.flags import OutputOption, ServerOption, asynchronous
 
@@ -22,8 +23,14 @@ async def usage(
         str | None, typer.Option(metavar="TIME", help="From then on: 24h, 7d, 2026-03-01, 2026-03-01T12:00:00Z.")
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Before then.")] = None,
-    model: Annotated[str | None, typer.Option(metavar="DEPLOYMENT", help="Only this deployment's.")] = None,
-    key: Annotated[str | None, typer.Option(metavar="ID", help="Only this key's, as `stoker keys` lists it.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="DEPLOYMENT", help="Only this deployment's.", autocompletion=completing.deployments),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Only this key's, as `stoker keys` lists it.", autocompletion=completing.keys),
+    ] = None,
     output: OutputOption = "table",
     server: ServerOption = None,
 ) -> None:

@@ -46,6 +46,7 @@ COMMANDS = [
     "engine",
     "migrate",
     "doctor",
+    "completion",
 ]
 
 
