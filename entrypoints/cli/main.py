@@ -23,6 +23,7 @@ from entrypoints.cli import (
     processes,
     routes,
     simulating,
+    top,
     usage,
     workers,
 )
@@ -30,7 +31,7 @@ from entrypoints.cli.errors import CliError, ExitCode
 
 _SECTIONS = {
     "Models": ("estimate", "simulate", "deploy", "ps", "describe", "why", "scale", "rm", "logs", "chat"),
-    "The cluster": ("apply", "diff", "export", "workers", "files", "routes", "keys", "usage"),
+    "The cluster": ("top", "apply", "diff", "export", "workers", "files", "routes", "keys", "usage"),
     "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate", "doctor", "completion"),
 }
 
@@ -94,6 +95,7 @@ for module in (
     instance_logs,
     chat,
     declaring,
+    top,
     workers,
     files,
     routes,

@@ -31,6 +31,7 @@ COMMANDS = [
     "rm",
     "logs",
     "chat",
+    "top",
     "apply",
     "diff",
     "export",

@@ -93,6 +93,18 @@ def on_pipes(api: FakeApi, environment: dict[str, str], *arguments: str) -> Iter
             process.kill()
 
 
+def test_top_is_kept_current_until_q(api: FakeApi, on_terminal: TerminalStoker) -> None:
+    api.workers = [WorkerStatus(worker=make_worker(name="box-1"), joined_at=CREATED_AT, seen_at=CREATED_AT)]
+    api.metrics = [f'stoker_requests_running{{model="llama"}} {count}.0\n' for count in (0, 0, 7)]
+    api.add(make_instance())
+    terminal = on_terminal("top", "--interval", "0.1", COLUMNS="160", LINES="30")
+    terminal.wait_for("box-1")
+    terminal.wait_for("7 requests under way")
+    terminal.type("q")
+    assert terminal.ended() == 0
+    assert "\x1b[?1049l" in terminal.shown, "the terminal shows again what it showed before"
+
+
 @pytest.mark.parametrize("no_colour", [False, True])
 def test_deploy_shows_a_bar(no_colour: bool, on_terminal: TerminalStoker) -> None:
     terminal = on_terminal("deploy", "smol", "-m", "hf:a/b", **({"NO_COLOR": "1"} if no_colour else {}))

@@ -1,6 +1,7 @@
-"""`/version` and `/readyz`, as far as `stoker doctor` reads them."""
+"""`/version`, `/readyz` and `/metrics`, as far as the command line reads them."""
 
 from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
 
 from stoker.version import VERSION
 from tests.fakes.api.state import ApiState
@@ -15,3 +16,7 @@ def add_routes(app: FastAPI, fake: ApiState) -> None:
     async def readyz() -> dict[str, object]:
         checks = {name: {"status": status, "required": "for changes only"} for name, status in fake.checks.items()}
         return {"status": "ok", "checks": checks}
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> str:
+        return fake.metrics.pop(0) if len(fake.metrics) > 1 else fake.metrics[0]

@@ -80,6 +80,7 @@ class ApiState:
     answers: list[Sequence[str] | APIError] = field(default_factory=list)  # of the model; each to one question
     end_watch_after: list[int] = field(default_factory=list)  # events after which one watch each ends
     checks: dict[str, str] = field(default_factory=lambda: {"database": "ok", "temporal": "ok"})  # of /readyz
+    metrics: list[str] = field(default_factory=lambda: [""])  # what each look sees; the last one stays
     page: int = 1000
     requests: list[Asked] = field(default_factory=list)
     url: str = ""
