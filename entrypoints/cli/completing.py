@@ -21,7 +21,7 @@ def completion(shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bas
     bash: `source <(stoker completion bash)` in ~/.bashrc. zsh: `source <(stoker completion zsh)` in ~/.zshrc, behind
     `compinit`. fish: `stoker completion fish | source` in ~/.config/fish/config.fish.
     """
-    from typer.completion import get_completion_script
+    from typer._completion_shared import get_completion_script
 
     typer.echo(get_completion_script(prog_name="stoker", complete_var=VARIABLE, shell=shell))
 

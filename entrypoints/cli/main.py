@@ -44,7 +44,7 @@ class _Program(TyperGroup):
         given = list(sys.argv[1:] if args is None else args)
         extra |= {"prog_name": "stoker", "standalone_mode": False}
         if completing.VARIABLE in os.environ:
-            from typer.completion import completion_init
+            from typer._completion_classes import completion_init
 
             completion_init()
         try:

@@ -12,7 +12,8 @@ from api.schemas.workers import DeviceRead, WorkerRead
 from entrypoints.cli.output import age, cell, table
 from entrypoints.cli.rates import Rate
 from entrypoints.cli.views.deployments import STATE_STYLES
-from entrypoints.cli.views.instances import placed_on, state_of
+from entrypoints.cli.views.instances import STATE_STYLES as INSTANCE_STYLES
+from entrypoints.cli.views.instances import placed_on
 from entrypoints.cli.views.workers import WORKER_STYLES
 from stoker.domain.units import format_bytes
 
@@ -96,5 +97,6 @@ def _instances(instances: Sequence[InstanceRead]) -> Table:
     made = table("INSTANCE", "STATE", "SINCE", "WHERE")
     for instance in instances:
         where = placed_on(instance.placement) if instance.placement is not None else instance.message
-        made.add_row(cell(instance.id), state_of(instance), cell(age(instance.state_since)), cell(where))
+        state = cell(instance.state, INSTANCE_STYLES.get(instance.state, ""))
+        made.add_row(cell(instance.id), state, cell(age(instance.state_since)), cell(where))
     return made

@@ -103,7 +103,7 @@ def test_once(stoker: Stoker) -> None:
     assert "box-1 ready gpu0 ██████▓▒░░░░░░░░░░░░░░░░ 6 GiB 7 GiB 16 GiB 24 GiB" in lines
     assert any(line.startswith("box-2 unreachable cpu ") for line in lines)
     assert any(line.startswith("big pending 0/1 0.0 0 0 0 0") for line in lines)
-    assert any(line.startswith("llama-a1b2c running") and "box-1: gpu0 (33 layers" in line for line in lines)
+    assert "llama-a1b2c running 3d box-1: gpu0 (33 layers, 6 GiB)" in lines
     assert any(line.startswith("big-0 pending 3d Needs 6 GiB; the nearest device") for line in lines)
 
 
