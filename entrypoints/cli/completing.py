@@ -16,7 +16,7 @@ Shell = Literal["bash", "zsh", "fish"]
 
 
 def completion(shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")]) -> None:
-    """Print the script with which Tab completes commands, flags and names.
+    """Print the script that lets Tab complete commands and names.
 
     bash: `source <(stoker completion bash)` in ~/.bashrc. zsh: `source <(stoker completion zsh)` in ~/.zshrc, behind
     `compinit`. fish: `stoker completion fish | source` in ~/.config/fish/config.fish.

@@ -65,7 +65,10 @@ async def diff(
 
 @asynchronous
 async def export(server: ServerOption = None) -> None:
-    """Print the file with which `apply` makes this cluster's deployments and routes again."""
+    """Print deployments and routes as the file of `apply`.
+
+    In YAML, by name, and only what is not the default. Applied to an empty cluster, it makes the same.
+    """
     from entrypoints.cli.applying import read_cluster
     from entrypoints.cli.client import connect
     from entrypoints.cli.cluster_file import written

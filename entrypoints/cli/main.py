@@ -32,7 +32,8 @@ from entrypoints.cli.errors import CliError, ExitCode
 _SECTIONS = {
     "Models": ("estimate", "simulate", "deploy", "ps", "describe", "why", "scale", "rm", "logs", "chat"),
     "The cluster": ("top", "apply", "diff", "export", "workers", "files", "routes", "keys", "usage"),
-    "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate", "doctor", "completion"),
+    "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate"),
+    "Help": ("doctor", "completion"),
 }
 
 

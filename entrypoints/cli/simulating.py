@@ -54,10 +54,10 @@ async def simulate(
     output: OutputOption = "table",
     server: ServerOption = None,
 ) -> None:
-    """Tell where a deployment would go, or what draining a worker would move. Nothing is changed.
+    """Tell where a deployment would go, without starting it.
 
-    Exit code 0 when all of it fits, 1 when not. A deployment is looked at as if it were placed anew; with flags, as if
-    it were changed so.
+    Or what draining a worker would move. Exit code 0 when all of it fits, 1 when not. A deployment is looked at as if
+    it were placed anew; with flags, as if it were changed so.
     """
     from api.schemas.placements import WhatIfRead
     from entrypoints.cli.client import connect, path, read_as

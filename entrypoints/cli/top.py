@@ -16,8 +16,9 @@ async def top(
     output: OutputOption = "table",
     server: ServerOption = None,
 ) -> None:
-    """Show workers, devices, deployments and their rates, kept current until q or Ctrl-C.
+    """Show the cluster on one screen, until q or Ctrl-C.
 
+    Workers and their devices, deployments with their requests and tokens a second, instances; all kept current.
     Without a terminal, and with -o json or yaml, it is shown once; what is counted a second is then of one interval.
     """
     from entrypoints.cli.client import connect

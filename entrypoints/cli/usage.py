@@ -34,7 +34,7 @@ async def usage(
     output: OutputOption = "table",
     server: ServerOption = None,
 ) -> None:
-    """Show what was used: requests, tokens, and how fast they came. A user's key sees its own."""
+    """Show what was used: requests, tokens, times. A user's key sees its own."""
     from entrypoints.cli.client import connect, path
     from entrypoints.cli.output import print_data, show
     from entrypoints.cli.views.usage import usage_table

@@ -93,6 +93,14 @@ def on_pipes(api: FakeApi, environment: dict[str, str], *arguments: str) -> Iter
             process.kill()
 
 
+def test_why_watch_keeps_one_current_until_it_is_gone(api: FakeApi, on_terminal: TerminalStoker) -> None:
+    api.add(steps=[(make_instance(InstanceState.PENDING),), (make_instance(InstanceState.RUNNING),), None])
+    terminal = on_terminal("why", "llama", "--watch")
+    for shown in ("slots 4 → 1", "the emptiest GPU", "it is gone"):
+        terminal.wait_for(shown)
+    assert terminal.ended() == 0
+
+
 def test_top_is_kept_current_until_q(api: FakeApi, on_terminal: TerminalStoker) -> None:
     api.workers = [WorkerStatus(worker=make_worker(name="box-1"), joined_at=CREATED_AT, seen_at=CREATED_AT)]
     api.metrics = [f'stoker_requests_running{{model="llama"}} {count}.0\n' for count in (0, 0, 7)]
