@@ -73,11 +73,11 @@ def _folder(check: str, folder: Path, little: int, another: str) -> Finding:
 def check_ports(settings: Settings) -> list[Finding]:
     """The ports that `stoker up` takes: free, or taken by Stoker itself."""
     running = _is_up(settings)
-    wanted = [("the API", settings.api.host, settings.api.port, "--port or STOKER_API__PORT")]
+    wanted = [("the API", settings.api.host, settings.api.port, "STOKER_API__PORT, --port")]
     if not configured_address(settings):
         wanted += [
-            ("Temporal", "127.0.0.1", settings.temporal.port, "--temporal-port, or TEMPORAL_ADDRESS to use that one"),
-            ("Temporal's UI", "127.0.0.1", settings.temporal.ui_port, "--temporal-ui-port"),
+            ("Temporal", "127.0.0.1", settings.temporal.port, "STOKER_TEMPORAL__PORT, --temporal-port"),
+            ("Temporal's UI", "127.0.0.1", settings.temporal.ui_port, "STOKER_TEMPORAL__UI_PORT, --temporal-ui-port"),
         ]
     return [_port(*each, running=running, url=settings.api_url) for each in wanted]
 
@@ -86,8 +86,8 @@ def _port(what: str, host: str, port: int, flag: str, *, running: bool, url: str
     check = f"port {port}"
     if not _is_listened_on(host, port):
         if running:
-            advice = "see the logs in the data folder, and `stoker logs`"
-            return wrong(check, found=f"`stoker up` runs, and nothing listens there for {what}", advice=advice)
+            advice = f"set it for this command as for `stoker up`: {flag}"
+            return warning(check, found=f"`stoker up` runs, and {what} is on another port or away", advice=advice)
         return ok(check, found=f"free, for {what}")
     if running or (what == "the API" and _is_stoker(url)):
         return ok(check, found=f"Stoker's own, for {what}")

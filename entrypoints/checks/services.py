@@ -30,6 +30,9 @@ async def check_temporal(settings: Settings, *, running: bool) -> list[Finding]:
     except TemporalUnreachableError:
         if not named and not running:
             return [ok("Temporal", found="the built-in one, which `stoker up` starts")]
+        if not named:  # the API tells of its own; this one is only what these settings say
+            advice = "set STOKER_TEMPORAL__PORT for this command as for `stoker up`"
+            return [warning("Temporal", found=f"the built-in one does not answer at {address}", advice=advice)]
         advice = "start it; or correct STOKER_TEMPORAL__ADDRESS or TEMPORAL_ADDRESS"
         return [wrong("Temporal", found=f"it does not answer at {address}", advice=advice)]
     except (RPCError, RuntimeError) as error:

@@ -119,9 +119,8 @@ async def _check_models(client: StokerClient, wanted: ClusterFile, steps: Sequen
                 asked.setdefault((model, *devices), step.name)
 
     async def look(name: str) -> CliError | None:
-        question = {"deployment": {**bodies[name], "replicas": 1}}
         try:
-            await client.call("POST", path("placements"), question, field_names=_QUESTION_NAMES)
+            await client.call("POST", path("placements"), {"deployment": bodies[name]}, field_names=_QUESTION_NAMES)
         except RefusedError as error:
             return error
         return None

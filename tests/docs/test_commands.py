@@ -8,7 +8,9 @@ import pytest
 import typer
 from typer.main import get_command
 
+from entrypoints.cli.cluster_file import parse
 from entrypoints.cli.main import app
+from stoker.domain.cluster_plan import ClusterSpec, faults
 from tests.docs.commands import ROOT, Documented, commands_in, documented
 
 STOKER = documented("stoker")
@@ -110,3 +112,11 @@ def test_hints_of_the_program_name_commands_that_there_are() -> None:
             if not is_pattern and fault(command):
                 wrong.append(f"{command}: {fault(command)}")
     assert wrong == []
+
+
+def test_the_cluster_file_in_the_docs_is_one() -> None:
+    text = (ROOT / "docs" / "cluster-file.md").read_text()
+    (example,) = re.findall(r"^```yaml\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    spec = parse(example, "cluster-file.md").spec
+    assert [deployment.name for deployment in spec.deployments] == ["smol", "llama"]
+    assert faults(spec, ClusterSpec()) == []

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from entrypoints.cli.main import app
+from tests.docs.commands import documented
 from tests.e2e.system import System, eventually
 
 COUNT = 50
@@ -69,6 +72,8 @@ def test_fifty_deployments_twice_exported_and_again(
 
 
 def test_the_doctor_finds_nothing_wrong(system: System) -> None:
+    ports = {"STOKER_TEMPORAL__PORT": system.temporal_port, "STOKER_TEMPORAL__UI_PORT": system.ui_port}
+    system.environment |= {name: str(port) for name, port in ports.items()}  # it was told by flags
     done = system.cli("doctor", "-o", "json", check=False)
     findings = {finding["check"]: finding for finding in json.loads(done.stdout)}
     assert [each for each in findings.values() if each["verdict"] == "wrong"] == []
@@ -77,6 +82,21 @@ def test_the_doctor_finds_nothing_wrong(system: System) -> None:
     for check in ("Temporal", "control plane", "database", "API", "clock", "key", f"port {system.port}", worker):
         assert findings[check]["verdict"] == "ok", check
     assert findings[f"gateway of {worker.removeprefix('worker ')}"]["verdict"] == "ok"
+
+
+LOOKS = ("ps", "workers", "files", "routes", "keys", "usage", "engine", "top", "export")
+"""Commands that change nothing, without names that the documents made up."""
+
+
+def test_documented_commands_that_only_look_run_here(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("STOKER_DATA_DIR", "STOKER_API__PORT", "STOKER_WORKER__ENGINE"):
+        monkeypatch.setenv(name, system.environment[name])
+    said = {command.words[1:] for command in documented("stoker")}
+    looks = {words for words in said if words and words[0] in LOOKS and words[1:2] in ((), ("ls",), ("list",))}
+    assert {("ps",), ("workers",), ("keys",), ("routes",), ("usage",), ("files",), ("engine", "list")} <= looks
+    for words in sorted(looks):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, f"stoker {' '.join(words)}: {done.output}"
 
 
 def test_a_file_with_a_model_that_is_not_there_changes_nothing(system: System, tiny: Path, tmp_path: Path) -> None:

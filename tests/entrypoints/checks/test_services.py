@@ -52,7 +52,7 @@ def test_no_database(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("named", "running", "verdict"), [("", False, "ok"), ("", True, "wrong"), ("yes", False, "wrong")]
+    ("named", "running", "verdict"), [("", False, "ok"), ("", True, "warning"), ("yes", False, "wrong")]
 )
 async def test_no_temporal(named: str, running: bool, verdict: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("entrypoints.checks.services.TEMPORAL_WITHIN_SECONDS", 0.0)
