@@ -20,7 +20,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from api.errors import field_errors
 from api.schemas.deployments import DeploymentCreate
 from api.schemas.routes import RouteWrite
 from entrypoints.cli.errors import CliError, ExitCode
@@ -141,6 +140,8 @@ def _entry(spec: RouteSpec) -> RouteEntry:
 
 def _wrong_fields(error: ValidationError, marked: MarkedYaml, name: str) -> list[str]:
     """A line each: where it stands, the field, what was written, and what would be right."""
+    from api.errors import field_errors  # takes its time, for it loads all that can go wrong in the API
+
     told = []
     for fault, field in zip(error.errors(), field_errors(error.errors()), strict=True):
         given = fault["input"]
