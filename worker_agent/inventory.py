@@ -74,6 +74,11 @@ class Inventory:
             limited(device, self._offers.get(device.id), self._reserve(device)) for device in self._whole_devices()
         )
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why some of this host's GPUs are left out, as far as it was found by now."""
+        return tuple(sorted(self._said))
+
     def used_by(self, pid: int) -> dict[DeviceId, Bytes]:
         """Bytes that the process of `pid` holds on each GPU, the driver's context included. Blocks for milliseconds.
 

@@ -5,12 +5,15 @@ from typing import Annotated
 
 import typer
 
+from entrypoints.cli import completing
 from entrypoints.cli.errors import CliError, ExitCode
 from entrypoints.cli.flags import ServerOption
 
 
 def chat(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The deployment to talk to.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The deployment to talk to.", autocompletion=completing.deployments)
+    ],
     prompt: Annotated[
         str | None, typer.Argument(metavar="[PROMPT]", help="What to ask; else stdin, or a conversation on a terminal.")
     ] = None,

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from entrypoints.cli import completing
 from entrypoints.cli.flags import (
     OutputFormat,
     OutputOption,
@@ -19,13 +20,20 @@ if TYPE_CHECKING:
     from entrypoints.cli.client import StokerClient
     from entrypoints.cli.waiting import Goal
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The deployment's name.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The deployment's name.", autocompletion=completing.deployments)
+]
 
 
 @asynchronous
 @takes_spec_flags
 async def deploy(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="What clients call the model: a DNS label.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="What clients call the model: a DNS label.", autocompletion=completing.deployments
+        ),
+    ],
     model: Annotated[
         str, typer.Option("--model", "-m", metavar="SOURCE", help="hf:ORG/REPO[:QUANT|/FILE.gguf] or file:/path.gguf")
     ],
@@ -103,7 +111,9 @@ async def ps(watch: WatchOption = False, output: OutputOption = "table", server:
 
 @asynchronous
 async def rm(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="The deployments' names.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME", help="The deployments' names.", autocompletion=completing.deployments)
+    ],
     wait: Annotated[bool, typer.Option(help="Wait until all of it is gone.")] = True,
     timeout: TimeoutOption = 300,
     server: ServerOption = None,

@@ -73,10 +73,10 @@ async def estimate(
     output: OutputOption = "table",
     server: ServerOption = None,
 ) -> None:
-    """Tell how much memory a model takes, before a byte of its weights is downloaded.
+    """Tell how much memory a model takes, from its header.
 
-    Only the model's header is read, from here: no server is needed. A file: that is not on this machine is read by the
-    workers of the server.
+    No byte of its weights is downloaded. The header is read from here: no server is needed. A file: that is not on
+    this machine is read by the workers of the server.
     """
     from entrypoints.cli.output import print_data, show
     from entrypoints.cli.views.estimates import estimate_view

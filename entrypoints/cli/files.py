@@ -4,13 +4,17 @@ from typing import Annotated
 
 import typer
 
+from entrypoints.cli import completing
 from entrypoints.cli.default_command import ListsByDefault
 from entrypoints.cli.flags import OutputOption, ServerOption, WatchOption, asynchronous
 
 
 @asynchronous
 async def ls(
-    worker: Annotated[str | None, typer.Option("--worker", metavar="NAME", help="Only this worker's.")] = None,
+    worker: Annotated[
+        str | None,
+        typer.Option("--worker", metavar="NAME", help="Only this worker's.", autocompletion=completing.workers),
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="TEXT", help="Only models whose name has this in it.")
     ] = None,
@@ -33,7 +37,10 @@ async def evict(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="A model, by its name or a part that only it has.")
     ] = None,
-    worker: Annotated[str | None, typer.Option("--worker", metavar="NAME", help="Only from this worker.")] = None,
+    worker: Annotated[
+        str | None,
+        typer.Option("--worker", metavar="NAME", help="Only from this worker.", autocompletion=completing.workers),
+    ] = None,
     older_than: Annotated[
         str | None, typer.Option("--older-than", metavar="TIME", help="What nobody has used for that long, like 7d.")
     ] = None,

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from entrypoints.cli import completing
 from entrypoints.cli.errors import CliError
 from entrypoints.cli.flags import ServerOption, asynchronous
 
@@ -13,7 +14,14 @@ if TYPE_CHECKING:
 
 @asynchronous
 async def logs(
-    name: Annotated[str, typer.Argument(metavar="NAME|INSTANCE", help="A deployment, or one of its instances.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|INSTANCE",
+            help="A deployment, or one of its instances.",
+            autocompletion=completing.deployments,
+        ),
+    ],
     tail: Annotated[int, typer.Option("--tail", "-n", min=0, max=10_000, help="How many of the last lines.")] = 200,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines, until Ctrl-C.")] = False,
     server: ServerOption = None,

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from entrypoints.cli import completing
 from entrypoints.cli.default_command import ListsByDefault
 from entrypoints.cli.errors import CliError, ExitCode
 from entrypoints.cli.flags import OutputOption, ServerOption, asynchronous
@@ -20,7 +21,9 @@ from entrypoints.cli.key_flags import (
 
 Role = Literal["user", "admin"]
 
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="As `stoker keys` lists it.")]
+IdArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="As `stoker keys` lists it.", autocompletion=completing.keys)
+]
 
 
 @asynchronous

@@ -1,10 +1,11 @@
-"""Listings: once, or with every change."""
+"""Listings, and single things: once, or with every change."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing, nullcontext
 from typing import Any
 
 import typer
+from rich.console import RenderableType
 from rich.live import Live
 from rich.table import Table
 
@@ -46,6 +47,46 @@ async def show_listing(
                     live.update(view(_ordered(found.values(), key)), refresh=True)
                 elif change.kind != "connected":
                     _print_one(change.kind, change.item, view, output)
+
+
+async def show_one(
+    client: StokerClient,
+    route: str,
+    view: Callable[[Any], RenderableType],
+    *,
+    watch: bool,
+    output: OutputFormat,
+    told: Callable[[Any], Any] = lambda item: item,
+) -> None:
+    """Prints what is at `route`: for people by `view`, for scripts what `told` makes of it.
+
+    With `watch` at every change, until it is gone or Ctrl-C: in its place on a terminal, elsewhere one after the other.
+    """
+    if not watch:
+        item = await client.get(route)
+        if output == "table":
+            show(view(item))
+        else:
+            print_data(told(item), output)
+        return
+    screen = console()
+    redrawn = output == "table" and screen.is_terminal
+    live = Live("", console=screen, auto_refresh=False, vertical_overflow="visible") if redrawn else None
+    with live or nullcontext():
+        async with aclosing(client.watch(route)) as changes:
+            async for change in changes:
+                if change.kind == "connected":
+                    continue
+                if output != "table":
+                    print_change(change.kind, told(change.item), output)
+                elif live is not None:
+                    live.update(view(change.item), refresh=True)
+                else:
+                    show(view(change.item))
+                    typer.echo()
+                if change.kind == "deleted":
+                    break
+    typer.echo("it is gone", err=True)
 
 
 def _ordered(items: Iterable[Any], key: str) -> list[Any]:

@@ -1,5 +1,6 @@
 """The program `stoker`. Commands import what they run when they run: `stoker --help` must stay quick."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -11,7 +12,10 @@ from entrypoints.cli import (
     audit,
     backing_up,
     chat,
+    completing,
+    declaring,
     deployments,
+    doctor,
     engine,
     estimating,
     explaining,
@@ -22,6 +26,7 @@ from entrypoints.cli import (
     rollouts,
     routes,
     simulating,
+    top,
     usage,
     workers,
 )
@@ -29,8 +34,9 @@ from entrypoints.cli.errors import CliError, ExitCode
 
 _SECTIONS = {
     "Models": ("estimate", "simulate", "deploy", "ps", "describe", "why", "scale", "rollout", "rm", "logs", "chat"),
-    "The cluster": ("workers", "files", "routes", "keys", "usage", "audit"),
+    "The cluster": ("top", "apply", "diff", "export", "workers", "files", "routes", "keys", "usage", "audit"),
     "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate", "backup", "restore"),
+    "Help": ("doctor", "completion"),
 }
 
 
@@ -41,6 +47,10 @@ class _Program(TyperGroup):
         """Runs the program and exits."""
         given = list(sys.argv[1:] if args is None else args)
         extra |= {"prog_name": "stoker", "standalone_mode": False}
+        if completing.VARIABLE in os.environ:
+            from typer._completion_classes import completion_init
+
+            completion_init()
         try:
             code = super().main(given, **extra)
         except CliError as error:
@@ -76,6 +86,7 @@ def _usage_error(error: typer.TyperException) -> CliError:
 app = typer.Typer(
     name="stoker",
     cls=_Program,
+    add_completion=False,  # see `stoker completion`
     rich_markup_mode=None,  # plain help: rich takes as long to load as all the rest together
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -88,6 +99,8 @@ for module in (
     explaining,
     instance_logs,
     chat,
+    declaring,
+    top,
     workers,
     files,
     routes,
@@ -97,6 +110,8 @@ for module in (
     processes,
     engine,
     backing_up,
+    doctor,
+    completing,
 ):
     module.register(app)
 

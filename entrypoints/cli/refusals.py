@@ -29,7 +29,9 @@ _LISTED_BY = {
     "/files": "files",
     "/join-tokens": "workers tokens",
     "/keys": "keys",
+    "/routes": "routes",
 }
+_SERVER_FAULTS = ("temporal_unavailable", "control_plane_unavailable", "database_unavailable")
 _MESSAGE_CHARACTERS = 2000
 
 
@@ -121,6 +123,8 @@ def _hint(access: Access, status: int, kind: str, route: str) -> str:
         return "`stoker workers drain NAME` moves them first; with --force they are started anew elsewhere"
     if kind == "file_not_own":
         return "with --force it goes all the same"
+    if kind in _SERVER_FAULTS:
+        return "`stoker doctor` tells what is wrong"
     if kind == "no_worker":
         return "see `stoker workers`"
     if status == 404:

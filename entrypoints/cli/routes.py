@@ -4,11 +4,17 @@ from typing import Annotated, Any
 
 import typer
 
+from entrypoints.cli import completing
 from entrypoints.cli.default_command import ListsByDefault
 from entrypoints.cli.errors import CliError, ExitCode
 from entrypoints.cli.flags import OutputOption, ServerOption, asynchronous
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="What clients write into `model`: gpt-4o, org/name.")]
+NameArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="What clients write into `model`: gpt-4o, org/name.", autocompletion=completing.routes
+    ),
+]
 
 
 @asynchronous
@@ -61,7 +67,10 @@ async def set_route(
 
 @asynchronous
 async def rm(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="The routes' names.")], server: ServerOption = None
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME", help="The routes' names.", autocompletion=completing.routes)
+    ],
+    server: ServerOption = None,
 ) -> None:
     """Remove routes. The deployments that they led to go on."""
     from entrypoints.cli.client import connect, path

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from entrypoints.cli import completing
 from entrypoints.cli.errors import CliError, ExitCode
 from entrypoints.cli.flags import OutputOption, ServerOption, asynchronous
 from entrypoints.cli.spec_flags import FIELD_NAMES, SpecFlags, takes_spec_flags
@@ -29,26 +30,34 @@ async def simulate(
     target: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME|MODEL", help="A deployment, or a model: hf:ORG/REPO[:QUANT|/FILE.gguf] or file:/path.gguf."
+            metavar="NAME|MODEL",
+            help="A deployment, or a model: hf:ORG/REPO[:QUANT|/FILE.gguf] or file:/path.gguf.",
+            autocompletion=completing.deployments,
         ),
     ] = None,
     add: Annotated[
         list[str] | None,
         typer.Option(metavar="4x24GiB", help="With one more machine; 2x80GiB+256GiB: with so much RAM. Repeatable."),
     ] = None,
-    without: Annotated[list[str] | None, typer.Option(metavar="WORKER", help="Without it. Repeatable.")] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WORKER", help="Without it. Repeatable.", autocompletion=completing.workers),
+    ] = None,
     drain: Annotated[
-        str | None, typer.Option(metavar="WORKER", help="Instead: where this worker's instances would go.")
+        str | None,
+        typer.Option(
+            metavar="WORKER", help="Instead: where this worker's instances would go.", autocompletion=completing.workers
+        ),
     ] = None,
     *,
     flags: SpecFlags,
     output: OutputOption = "table",
     server: ServerOption = None,
 ) -> None:
-    """Tell where a deployment would go, or what draining a worker would move. Nothing is changed.
+    """Tell where a deployment would go, without starting it.
 
-    Exit code 0 when all of it fits, 1 when not. A deployment is looked at as if it were placed anew; with flags, as if
-    it were changed so.
+    Or what draining a worker would move. Exit code 0 when all of it fits, 1 when not. A deployment is looked at as if
+    it were placed anew; with flags, as if it were changed so.
     """
     from api.schemas.placements import WhatIfRead
     from entrypoints.cli.client import connect, path, read_as

@@ -24,6 +24,9 @@ FIELD_NAMES = {
     "options.cache_type_v": "--cache-type-v",
     "options.flash_attention": "--flash-attn",
     "options.kv_unified": "--kv-unified",
+    "options.batch": "--batch",
+    "options.micro_batch": "--ubatch",
+    "options.threads": "--threads",
     "options.embeddings": "--embeddings",
     "strategy": "--strategy",
     "worker_selector": "--selector",
@@ -48,12 +51,17 @@ class SpecFlags:
     """The flags as they were given; None (and False, of a plain switch) where they were not."""
 
     replicas: Annotated[int | None, typer.Option(help="Instances wanted.")] = None
-    context: Annotated[int | None, typer.Option(help="Tokens a request may use.")] = None
-    slots: Annotated[int | None, typer.Option(help="Requests that an instance answers at once.")] = None
+    context: Annotated[int | None, typer.Option("--context", "--ctx", help="Tokens a request may use.")] = None
+    slots: Annotated[
+        int | None, typer.Option("--slots", "--parallel", help="Requests that an instance answers at once.")
+    ] = None
     cache_type: Annotated[CacheType | None, typer.Option(help="Element type of the KV cache.")] = None
     cache_type_v: Annotated[CacheType | None, typer.Option(help="Of its values, where they differ from keys.")] = None
     flash_attn: Annotated[bool | None, typer.Option(help="Whether attention is computed piece by piece.")] = None
     kv_unified: Annotated[bool, typer.Option("--kv-unified", help="All requests share one KV cache.")] = False
+    batch: Annotated[int | None, typer.Option(help="Tokens of a logical batch.")] = None
+    ubatch: Annotated[int | None, typer.Option(help="Tokens computed at once.")] = None
+    threads: Annotated[int | None, typer.Option(help="CPU threads of an instance.")] = None
     strategy: Annotated[Strategy | None, typer.Option(help="The emptiest device first, or the fullest.")] = None
     selector: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label that workers must have. Repeatable.")
@@ -93,6 +101,9 @@ class SpecFlags:
             "cache_type_v": self.cache_type_v,
             "flash_attention": self.flash_attn,
             "kv_unified": self.kv_unified or None,
+            "batch": self.batch,
+            "micro_batch": self.ubatch,
+            "threads": self.threads,
             "embeddings": self.embeddings or None,
         }
         return _given(

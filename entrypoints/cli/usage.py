@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from entrypoints.cli import completing
 from entrypoints.cli.errors import CliError, ExitCode
 from entrypoints.cli.flags import OutputOption, ServerOption, asynchronous
 
@@ -22,12 +23,18 @@ async def usage(
         str | None, typer.Option(metavar="TIME", help="From then on: 24h, 7d, 2026-03-01, 2026-03-01T12:00:00Z.")
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Before then.")] = None,
-    model: Annotated[str | None, typer.Option(metavar="DEPLOYMENT", help="Only this deployment's.")] = None,
-    key: Annotated[str | None, typer.Option(metavar="ID", help="Only this key's, as `stoker keys` lists it.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="DEPLOYMENT", help="Only this deployment's.", autocompletion=completing.deployments),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Only this key's, as `stoker keys` lists it.", autocompletion=completing.keys),
+    ] = None,
     output: OutputOption = "table",
     server: ServerOption = None,
 ) -> None:
-    """Show what was used: requests, tokens, and how fast they came. A user's key sees its own."""
+    """Show what was used: requests, tokens, times. A user's key sees its own."""
     from entrypoints.cli.client import connect, path
     from entrypoints.cli.output import print_data, show
     from entrypoints.cli.views.usage import usage_table

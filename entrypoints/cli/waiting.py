@@ -1,7 +1,7 @@
 """Waiting for a deployment: until it runs as it was asked for, or until it is gone."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -86,13 +86,45 @@ async def wait_until_running(
                 if verdict is Verdict.FAILED:
                     raise _failed(last)
     except TimeoutError:
-        state = f": {last.state}: {last.message}" if last is not None else ""
         raise CliError(
-            f"{name} does not run yet after {timeout:g} s{state}",
+            f"{name} does not run yet after {timeout:g} s{_state(last)}",
             code=ExitCode.TIMED_OUT,
             hint=f"it goes on by itself: see `stoker why {name}`",
         ) from None
     raise AssertionError("a watch does not end by itself")
+
+
+async def wait_until_all_running(
+    client: StokerClient, goals: Mapping[str, Goal], *, timeout: float, display: Display
+) -> None:
+    """Returns when every deployment has reached its goal. Raises CliError once all others have: failed, gone, late."""
+    waited = dict.fromkeys(goals, Verdict.WAITING)
+    seen: dict[str, DeploymentRead] = {}
+    gone: set[str] = set()
+    try:
+        async with asyncio.timeout(timeout), aclosing(client.watch(path("deployments"))) as changes:
+            async for change in changes:
+                if change.kind != "connected" and change.item["name"] in goals:
+                    read = read_as(DeploymentRead, change.item)
+                    seen[read.name] = read
+                    waited[read.name] = goals[read.name].judge(read)
+                    (gone.add if change.kind == "deleted" else gone.discard)(read.name)
+                    display.show([instance for each in seen.values() for instance in counted(each)])
+                if all(verdict is not Verdict.WAITING or name in gone for name, verdict in waited.items()):
+                    break
+    except TimeoutError:
+        late = [name for name, verdict in waited.items() if verdict is Verdict.WAITING]
+        raise CliError(
+            *(f"{name} does not run yet after {timeout:g} s{_state(seen.get(name))}" for name in late),
+            code=ExitCode.TIMED_OUT,
+            hint=f"it goes on by itself: see `stoker why {late[0]}`",
+        ) from None
+    if gone:
+        raise CliError(*(f"{name} was deleted meanwhile" for name in sorted(gone)), code=ExitCode.NOT_FOUND)
+    failed = [name for name, verdict in waited.items() if verdict is Verdict.FAILED]
+    if failed:
+        errors = [_failed(name, counted(seen[name])) for name in failed]
+        raise CliError(*(str(error) for error in errors), hint=errors[0].hint)
 
 
 async def wait_until_gone(client: StokerClient, name: str, *, timeout: float) -> None:
@@ -120,3 +152,7 @@ def _failed(deployment: DeploymentRead) -> CliError:
         return CliError(message, hint=f"what ran before goes on; see `stoker rollout history {name}`")
     failed = next(one for one in counted(deployment) if one.state is InstanceState.FAILED)
     return CliError(f"{name} failed: {failed.id}: {failed.message}", hint=f"see `stoker logs {failed.id}`")
+
+
+def _state(last: DeploymentRead | None) -> str:
+    return f": {last.state}: {last.message}" if last is not None else ""

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from entrypoints.cli import completing
 from entrypoints.cli.default_command import ListsByDefault
 from entrypoints.cli.flags import (
     OutputFormat,
@@ -15,7 +16,9 @@ from entrypoints.cli.flags import (
     pairs,
 )
 
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The worker's name.")]
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="The worker's name.", autocompletion=completing.workers)
+]
 
 
 @asynchronous

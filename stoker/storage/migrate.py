@@ -4,10 +4,20 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from stoker.storage.engine import CLAIMING_LOCK, Database
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def revisions(database: Database) -> tuple[str, str]:
+    """The revision of the database's tables ("" for none), and that of this version. Raises DBAPIError."""
+    with database.engine.connect() as connection:
+        there = MigrationContext.configure(connection).get_current_revision()
+    return there or "", ScriptDirectory(str(_MIGRATIONS)).get_current_head() or ""
 
 
 def migrate(database: Database, revision: str = "head") -> None:
@@ -27,5 +37,5 @@ def known_revisions() -> frozenset[str]:
 
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(_MIGRATIONS))
     return config

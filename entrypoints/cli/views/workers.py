@@ -15,7 +15,7 @@ from entrypoints.cli.views.instances import state_of
 from stoker.domain.units import format_bytes
 from stoker.domain.workers import WorkerState
 
-_STATE_STYLES = {
+WORKER_STYLES = {
     WorkerState.READY: "green",
     WorkerState.CORDONED: "yellow",
     WorkerState.DRAINING: "yellow",
@@ -32,7 +32,7 @@ def workers_table(items: Sequence[Any]) -> Table:
         read = read_as(WorkerRead, item)
         made.add_row(
             cell(read.name),
-            cell(read.state.value, _STATE_STYLES[read.state]),
+            cell(read.state.value, WORKER_STYLES[read.state]),
             cell(age(read.seen_at)),
             cell(_engine(read.engine)),
             cell("\n".join(_free(device) for device in read.devices)),
@@ -44,7 +44,7 @@ def worker_description(read: WorkerRead, instances: Sequence[InstanceRead]) -> R
     """`stoker workers describe`."""
     made = fields()
     made.add_row("Worker", cell(read.name))
-    made.add_row("State", cell(read.state.value, _STATE_STYLES[read.state]))
+    made.add_row("State", cell(read.state.value, WORKER_STYLES[read.state]))
     made.add_row("Address", cell(read.address))
     made.add_row("Labels", cell(", ".join(f"{key}={value}" for key, value in sorted(read.labels.items())) or "none"))
     made.add_row("Engine", cell(_engine(read.engine)))

@@ -42,6 +42,7 @@ def test_only_what_was_given_is_sent(api: FakeApi, stoker: Stoker) -> None:
     every = [
         *("--replicas", "2", "--context", "4096", "--slots", "8", "--cache-type", "q8_0", "--embeddings"),
         *("--cache-type-v", "f16", "--no-flash-attn", "--kv-unified"),
+        *("--batch", "1024", "--ubatch", "256", "--threads", "6"),
         *("--strategy", "binpack", "--selector", "zone=lab", "--selector", "disk=ssd"),
         *("--device", "box-1/gpu0", "--device", "box-2:cuda:1", "--priority", "5", "--cpu-offload"),
         *("--queue", "16", "--min-replicas", "0", "--max-replicas", "3", "--idle-timeout", "60"),
@@ -62,6 +63,9 @@ def test_only_what_was_given_is_sent(api: FakeApi, stoker: Stoker) -> None:
                 "cache_type_v": "f16",
                 "flash_attention": False,
                 "kv_unified": True,
+                "batch": 1024,
+                "micro_batch": 256,
+                "threads": 6,
                 "embeddings": True,
             },
             "strategy": "binpack",
@@ -83,10 +87,12 @@ def test_only_what_was_given_is_sent(api: FakeApi, stoker: Stoker) -> None:
 
 
 def test_every_field_has_a_flag() -> None:
-    from api.schemas.deployments import DeploymentCreate
+    from api.schemas.deployments import DeploymentCreate, OptionsWrite
     from entrypoints.cli.spec_flags import FIELD_NAMES
 
     assert {field.partition(".")[0] for field in FIELD_NAMES} == set(DeploymentCreate.model_fields)
+    options = {field.partition(".")[2] for field in FIELD_NAMES if "." in field}
+    assert options == set(OptionsWrite.model_fields)
 
 
 def test_the_choices_of_flags_are_those_of_the_domain() -> None:
@@ -195,7 +201,6 @@ def test_a_watch_that_ends_is_begun_again(api: FakeApi, stoker: Stoker) -> None:
         ("access_denied", 4),
         ("path_not_allowed", 4),
         ("hub_unavailable", 1),
-        ("control_plane_unavailable", 1),
         ("deployment_deleting", 1),
     ],
 )
@@ -204,6 +209,12 @@ def test_a_model_that_cannot_be_had(code: str, exit_code: int, api: FakeApi, sto
     done = stoker(*DEPLOY)
     assert (done.exit_code, done.stdout, done.stderr) == (exit_code, "", "error: this is why\n")
     assert api.deployments == {}
+
+
+def test_a_server_that_lacks_something_sends_for_the_doctor(api: FakeApi, stoker: Stoker) -> None:
+    api.refusals = [ProblemError("control_plane_unavailable", "this is why")]
+    done = stoker(*DEPLOY)
+    assert (done.exit_code, done.stderr) == (1, "error: this is why\nhint: `stoker doctor` tells what is wrong\n")
 
 
 @pytest.mark.parametrize(
@@ -237,9 +248,9 @@ def test_a_refused_field_goes_by_its_flag(
 
 
 def test_a_field_that_this_program_does_not_know(api: FakeApi, stoker: Stoker) -> None:
-    field = FieldError(field="options.batch", message="must be smaller", value=None)
-    api.refusals = [ProblemError("invalid_request", "options.batch: must be smaller", errors=[field])]
-    assert stoker(*DEPLOY).stderr == "error: options.batch: must be smaller\n"
+    field = FieldError(field="options.newer", message="must be smaller", value=None)
+    api.refusals = [ProblemError("invalid_request", "options.newer: must be smaller", errors=[field])]
+    assert stoker(*DEPLOY).stderr == "error: options.newer: must be smaller\n"
 
 
 # --- scale ----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,18 @@ from tests.fakes.api import CREATED_AT, FakeApi, make_group, make_instance, make
 RUNNING, PENDING = InstanceState.RUNNING, InstanceState.PENDING
 
 
+def test_watched_each_change_is_told_until_it_is_gone(api: FakeApi, stoker: Stoker) -> None:
+    steps = [(make_instance(PENDING),), (make_instance(RUNNING),), None]
+    api.add(steps=list(steps))
+    done = stoker("describe", "llama", "--watch")
+    assert (done.exit_code, done.stderr) == (0, "it is gone\n")
+    assert done.stdout.count("Deployment  llama") == 3
+    api.add(steps=list(steps))
+    changes = [json.loads(line) for line in stoker("why", "llama", "-w", "-o", "json").stdout.splitlines()]
+    assert [change["event"] for change in changes] == ["added", "modified", "deleted"]
+    assert [change["object"]["state"] for change in changes[:2]] == ["pending", "running"]
+
+
 def test_describe_tells_everything(api: FakeApi, stoker: Stoker) -> None:
     options = EngineOptions(context_length=4096, threads=6, embeddings=True)
     api.add(

@@ -32,6 +32,10 @@ COMMANDS = [
     "rm",
     "logs",
     "chat",
+    "top",
+    "apply",
+    "diff",
+    "export",
     "workers",
     "files",
     "routes",
@@ -46,6 +50,8 @@ COMMANDS = [
     "migrate",
     "backup",
     "restore",
+    "doctor",
+    "completion",
 ]
 
 
@@ -65,6 +71,7 @@ def test_help_lists_every_command_once(stoker: Stoker) -> None:
     done = stoker("--help")
     listed = re.findall(r"^  ([a-z][a-z-]*)  ", done.stdout, flags=re.MULTILINE)
     assert listed == COMMANDS
+    assert not re.search(r"\w\.\.\.$", done.stdout, flags=re.MULTILINE), "a description is cut short"
     assert done.exit_code == 0
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +92,40 @@ def on_pipes(api: FakeApi, environment: dict[str, str], *arguments: str) -> Iter
             yield process
         finally:
             process.kill()
+
+
+def test_why_watch_keeps_one_current_until_it_is_gone(api: FakeApi, on_terminal: TerminalStoker) -> None:
+    api.add(steps=[(make_instance(InstanceState.PENDING),), (make_instance(InstanceState.RUNNING),), None])
+    terminal = on_terminal("why", "llama", "--watch")
+    for shown in ("slots 4 → 1", "the emptiest GPU", "it is gone"):
+        terminal.wait_for(shown)
+    assert terminal.ended() == 0
+
+
+def test_a_removal_by_apply_is_asked_about(api: FakeApi, on_terminal: TerminalStoker, tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text("version: 1\n")
+    api.add(make_instance())
+    terminal = on_terminal("apply", "-f", str(file), "--prune")
+    terminal.wait_for("1 to remove")
+    terminal.wait_for("apply this, and remove 1? [y/N]")
+    terminal.type("n\n")
+    assert terminal.ended() == 1
+    assert not [asked for asked in api.requests if asked.method == "DELETE"]
+    assert on_terminal("apply", "-f", str(file), "--prune", "--yes").ended() == 0
+    assert [asked.path for asked in api.requests if asked.method == "DELETE"] == ["/api/v1/deployments/llama"]
+
+
+def test_top_is_kept_current_until_q(api: FakeApi, on_terminal: TerminalStoker) -> None:
+    api.workers = [WorkerStatus(worker=make_worker(name="box-1"), joined_at=CREATED_AT, seen_at=CREATED_AT)]
+    api.metrics = [f'stoker_requests_running{{model="llama"}} {count}.0\n' for count in (0, 0, 7)]
+    api.add(make_instance())
+    terminal = on_terminal("top", "--interval", "0.1", COLUMNS="160", LINES="30")
+    terminal.wait_for("box-1")
+    terminal.wait_for("7 requests under way")
+    terminal.type("q")
+    assert terminal.ended() == 0
+    assert "\x1b[?1049l" in terminal.shown, "the terminal shows again what it showed before"
 
 
 @pytest.mark.parametrize("no_colour", [False, True])

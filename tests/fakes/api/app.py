@@ -18,6 +18,7 @@ from tests.fakes.api import (
     deployments,
     estimates,
     files,
+    health,
     instances,
     join_tokens,
     keys,
@@ -80,6 +81,7 @@ def _app(fake: ApiState) -> FastAPI:
         usage,
         audit,
         openai,
+        health,
     ):
         resource.add_routes(app, fake)
     return app

@@ -88,6 +88,8 @@ class ApiState:
     refusals: list[ProblemError] = field(default_factory=list)  # each is the answer to one change
     answers: list[Sequence[str] | APIError] = field(default_factory=list)  # of the model; each to one question
     end_watch_after: list[int] = field(default_factory=list)  # events after which one watch each ends
+    checks: dict[str, str] = field(default_factory=lambda: {"database": "ok", "temporal": "ok"})  # of /readyz
+    metrics: list[str] = field(default_factory=lambda: [""])  # what each look sees; the last one stays
     page: int = 1000
     requests: list[Asked] = field(default_factory=list)
     url: str = ""
@@ -110,6 +112,8 @@ class ApiState:
         if self.refusals:
             raise self.refusals.pop(0)
         old = self.deployments.get(wanted.name)
+        if old is not None and old.now is None:  # it was deleted
+            old = None
         spec = wanted.spec()
         if old is None or old.status.spec != spec:
             generation = old.status.generation + 1 if old else 1

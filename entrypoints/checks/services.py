@@ -1,0 +1,84 @@
+"""What a server on this host depends on: Temporal, and the database."""
+
+import asyncio
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from temporalio.service import RPCError
+
+from entrypoints.checks.findings import Finding, ok, warning, wrong
+from entrypoints.temporal_server import configured_address
+from stoker.domain.naming import CONTROL_QUEUE
+from stoker.settings import Settings
+from stoker.storage.engine import Database
+from stoker.storage.migrate import revisions
+from stoker.temporal import TemporalUnreachableError, connect, has_pollers
+
+TEMPORAL_WITHIN_SECONDS = 3.0
+
+_END_SECONDS = 0.5  # lets the SDK's threads end: else the interpreter may crash at exit (sdk-python #300)
+
+
+async def check_temporal(settings: Settings, *, running: bool) -> list[Finding]:
+    """That Temporal answers, and that somebody takes work there. `running`: whether Stoker's API answers here."""
+    named = configured_address(settings)
+    address = named or f"127.0.0.1:{settings.temporal.port}"
+    try:
+        client = await connect(address, wait_seconds=TEMPORAL_WITHIN_SECONDS)
+        taken = await has_pollers(client, CONTROL_QUEUE)
+    except TemporalUnreachableError:
+        if not named and not running:
+            return [ok("Temporal", found="the built-in one, which `stoker up` starts")]
+        if not named:  # the API tells of its own; this one is only what these settings say
+            advice = "set STOKER_TEMPORAL__PORT for this command as for `stoker up`"
+            return [warning("Temporal", found=f"the built-in one does not answer at {address}", advice=advice)]
+        advice = "start it; or correct STOKER_TEMPORAL__ADDRESS or TEMPORAL_ADDRESS"
+        return [wrong("Temporal", found=f"it does not answer at {address}", advice=advice)]
+    except (RPCError, RuntimeError) as error:
+        advice = "see Temporal's own log, and that the namespace is there"
+        return [wrong("Temporal", found=f"{address} does not serve us: {error}", advice=advice)]
+    finally:
+        await asyncio.sleep(_END_SECONDS)
+    found = ok("Temporal", found=f"answers at {address}")
+    if taken:
+        return [found, ok("control plane", found="takes work from its queue")]
+    advice = "start it: `stoker control-plane`, or `stoker up`"
+    return [found, wrong("control plane", found="nobody takes work from its queue", advice=advice)]
+
+
+def check_database(settings: Settings) -> list[Finding]:
+    """That the database answers, and has this version's tables. Neither its URL nor its password is repeated.
+
+    Blocks, for as long as the database may take to connect.
+    """
+    try:
+        url = make_url(settings.database_url)
+    except ArgumentError:
+        advice = "write sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
+        return [wrong("database", found="STOKER_DATABASE__URL is no database URL", advice=advice)]
+    is_sqlite = url.get_backend_name() == "sqlite"
+    if is_sqlite and not (url.database and Path(url.database).exists()):
+        return [ok("database", found=f"SQLite, {url.database}: made by the first start")]
+    name = f"SQLite, {url.database}" if is_sqlite else f"PostgreSQL, {url.database} on {url.host}"
+    try:
+        there, ours = _revisions(settings.database_url)
+    except SQLAlchemyError as error:
+        said = str(error.orig or error if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
+        advice = "start it; or correct STOKER_DATABASE__URL: its host, user, password and name"
+        return [wrong("database", found=f"{name}: {said}", advice=advice)]
+    if there == ours:
+        return [ok("database", found=f"{name}, with this version's tables ({ours})")]
+    if there > ours:
+        advice = "run that version here too: an older one does not know the tables"
+        return [warning("database", found=f"{name}: its tables ({there}) are a newer version's", advice=advice)]
+    advice = "run `stoker migrate`; `stoker up` does so by itself"
+    return [wrong("database", found=f"{name}: its tables ({there or 'none'}) are not this version's", advice=advice)]
+
+
+def _revisions(url: str) -> tuple[str, str]:
+    database = Database(url)
+    try:
+        return revisions(database)
+    finally:
+        database.close()
