@@ -31,7 +31,7 @@ async def audit(
     output: OutputOption = "table",
     server: ServerOption = None,
 ) -> None:
-    """Show who changed what, or was refused to: the last ones first."""
+    """Show who changed what, or was refused it, latest first."""
     from entrypoints.cli.client import connect, path
     from entrypoints.cli.output import print_data, show
     from entrypoints.cli.views.audit import audit_table

@@ -14,7 +14,7 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="The back
 
 
 def backup(folder: FolderArgument, data_dir: DataDirOption = None) -> None:
-    """Copy databases and secrets to a new folder, while Stoker runs.
+    """Copy databases and secrets while Stoker runs.
 
     For `stoker up`, and other systems on SQLite; docs/backup.md tells about PostgreSQL. The copy opens the cluster to
     whoever has it: keep it as you keep a key.

@@ -42,7 +42,7 @@ async def status(
 
 @asynchronous
 async def history(name: NameArgument, output: OutputOption = "table", server: ServerOption = None) -> None:
-    """List what a deployment was made to be, change by change, and by whom."""
+    """List what it was made to be, change by change, by whom."""
     from api.schemas.rollouts import RevisionsRead
     from entrypoints.cli.client import connect, path, read_as
     from entrypoints.cli.output import print_data, show

@@ -123,7 +123,7 @@ async def wait_until_all_running(
         raise CliError(*(f"{name} was deleted meanwhile" for name in sorted(gone)), code=ExitCode.NOT_FOUND)
     failed = [name for name, verdict in waited.items() if verdict is Verdict.FAILED]
     if failed:
-        errors = [_failed(name, counted(seen[name])) for name in failed]
+        errors = [_failed(seen[name]) for name in failed]
         raise CliError(*(str(error) for error in errors), hint=errors[0].hint)
 
 
