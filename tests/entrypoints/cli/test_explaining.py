@@ -18,13 +18,15 @@ from tests.fakes.api import CREATED_AT, FakeApi, make_group, make_instance, make
 RUNNING, PENDING = InstanceState.RUNNING, InstanceState.PENDING
 
 
-def test_watched_each_change_is_told_until_it_is_gone(api: FakeApi, stoker: Stoker) -> None:
-    steps = [(make_instance(PENDING),), (make_instance(RUNNING),), None]
-    api.add(steps=list(steps))
+def test_describe_watched_tells_each_change_until_it_is_gone(api: FakeApi, stoker: Stoker) -> None:
+    api.add(steps=[(make_instance(PENDING),), (make_instance(RUNNING),), None])
     done = stoker("describe", "llama", "--watch")
     assert (done.exit_code, done.stderr) == (0, "it is gone\n")
     assert done.stdout.count("Deployment  llama") == 3
-    api.add(steps=list(steps))
+
+
+def test_why_watched_as_data(api: FakeApi, stoker: Stoker) -> None:
+    api.add(steps=[(make_instance(PENDING),), (make_instance(RUNNING),), None])
     changes = [json.loads(line) for line in stoker("why", "llama", "-w", "-o", "json").stdout.splitlines()]
     assert [change["event"] for change in changes] == ["added", "modified", "deleted"]
     assert [change["object"]["state"] for change in changes[:2]] == ["pending", "running"]
