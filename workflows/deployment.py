@@ -47,6 +47,8 @@ _TOGETHER = 20
 """So many instances are started, or told to stop, in one step of the workflow: each start carries the model's profile,
 some ten thousand bytes, and the answer to Temporal has room for 4 MiB."""
 
+_DELETED = StopRequest(reason="its deployment was deleted", patience=options.DRAIN_TIMEOUT_SECONDS)
+
 _SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels: no words by accident
 
 
@@ -107,6 +109,7 @@ class Deployment:
             await self._project(deleting=True)
             self._change(deleting=True)
             self._dirty = True
+            await self._hurry()
 
     @delete.validator
     def _check_delete(self, input: DeleteInput) -> None:
@@ -265,20 +268,29 @@ class Deployment:
 
     async def _stop(self, instance_id: str) -> None:
         self._set_phase(instance_id, ReplicaPhase.STOPPING)
-        reason = self._why_stop(instance_id)
         handle = workflow.get_external_workflow_handle_for(Instance.run, instance_workflow_id(instance_id))
         try:
-            await handle.signal(Instance.stop, StopRequest(reason=reason))
+            await handle.signal(Instance.stop, self._stop_request(instance_id))
         except ApplicationError:  # its workflow is over: nobody will say so any more
             await deployment_rows.release(instance_id)
             await deployment_rows.remove_instance(instance_id)
             self._forget(instance_id)
 
-    def _why_stop(self, instance_id: str) -> str:
+    def _stop_request(self, instance_id: str) -> StopRequest:
         if self._state.deleting:
-            return "its deployment was deleted"
+            return _DELETED
         asked = (request.reason for request in self._state.replacing if request.instance_id == instance_id)
-        return next(asked, "its deployment needs it no more")
+        reason = next(asked, "its deployment needs it no more")
+        return StopRequest(reason=reason, patience=options.DRAIN_PATIENCE_SECONDS)
+
+    async def _hurry(self) -> None:
+        """Those that stop already, and wait for their requests, have no more time than the others from here on."""
+        stopping = [one.instance_id for one in self._state.replicas if one.phase is ReplicaPhase.STOPPING]
+        if stopping and workflow.patched("deletion-hurries"):
+            for instance_id in stopping:
+                handle = workflow.get_external_workflow_handle_for(Instance.run, instance_workflow_id(instance_id))
+                with suppress(ApplicationError):  # it is over by itself
+                    await handle.signal(Instance.stop, _DELETED)
 
     async def _tell_of_replaced(self) -> None:
         """Tells whoever asked for an instance to be replaced that it is gone, once."""

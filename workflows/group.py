@@ -6,7 +6,7 @@ confirmed, or left behind after `options.CONFIRM_END`. The end of any member is 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
 from temporalio import workflow
@@ -242,9 +242,9 @@ class Group:
 
     # --- down --------------------------------------------------------------------------------------------------------
 
-    async def let_requests_end(self) -> None:
+    async def let_requests_end(self, patience: Callable[[], float]) -> None:
         """Waits for the requests in work, for a while; the route must have been withdrawn before."""
-        await drain_main_server(self._spec.key, self._main_worker)
+        await drain_main_server(self._spec.key, self._main_worker, patience)
 
     async def stop(self) -> None:
         """Ends every process, and waits for each host's word that it is gone, but not for ever."""

@@ -65,7 +65,8 @@ class Instance:
     @workflow.signal
     def stop(self, request: StopRequest) -> None:
         """End, whatever you are doing."""
-        self._stop = self._stop or request
+        if self._stop is None or request.patience < self._stop.patience:
+            self._stop = request
 
     @workflow.signal(name=CAPACITY_SIGNAL)
     def capacity(self) -> None:
@@ -270,7 +271,7 @@ class Instance:
         if self._server is not None and self._server.is_up:
             await self._report.flush()  # the route must be withdrawn before requests are waited for
             if self._running_since is not None and self._stopping() and not self._server.has_ended():
-                await self._server.let_requests_end()
+                await self._server.let_requests_end(self._patience)
             await self._server.stop()
         if self._report.placement is not None or self._stopping():
             await self._report.flush()  # a row that still says `pending` would be woken in the place of another
@@ -308,6 +309,10 @@ class Instance:
         frozen = self._input.frozen + 1 if end.code == "frozen" else 0
         again = {"incarnation": self._input.incarnation + 1, "failures": failures, "frozen": frozen}
         return self._input.model_copy(update={**again, **avoided})
+
+    def _patience(self) -> float:
+        """Seconds that requests in work may go on for."""
+        return self._stop.patience if self._stop is not None else options.DRAIN_TIMEOUT_SECONDS
 
     def _why_stopped(self) -> str:
         return self._stop.reason if self._stop is not None else ""

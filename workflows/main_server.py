@@ -1,6 +1,7 @@
 """An instance's main server, as its workflow holds it."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 from temporalio import workflow
@@ -51,9 +52,9 @@ class MainServer:
             return lost_worker(self._process.worker, self._lost)
         return await self._process.end()
 
-    async def let_requests_end(self) -> None:
-        """Waits for the requests in work, for a while; the route must have been withdrawn before."""
-        await drain_main_server(self._key, self._process.worker)
+    async def let_requests_end(self, patience: Callable[[], float]) -> None:
+        """Waits for the requests in work, so many seconds at most; the route must have been withdrawn before."""
+        await drain_main_server(self._key, self._process.worker, patience)
 
     async def stop(self) -> None:
         """Ends the process; returns when it is confirmed gone, or its host is."""
@@ -72,19 +73,27 @@ def start_main_server(spec: MainServerSpec, lost: Mapping[WorkerName, str]) -> H
     return HostProcess(activity, "the main server", worker, lost)
 
 
-async def drain_main_server(key: ProcessKey, worker: WorkerName) -> None:
-    """Waits for the requests in work, for a while."""
-    try:
-        await workflow.execute_activity_method(
+async def drain_main_server(key: ProcessKey, worker: WorkerName, patience: Callable[[], float]) -> None:
+    """Waits for the requests in work, so many seconds at most. Where the patience shrinks, it begins anew with less."""
+    while True:
+        given = patience()
+        draining = workflow.start_activity_method(
             ServerActivities.drain_main,
             DrainInput(
                 instance_id=key.instance_id,
                 incarnation=key.incarnation,
                 settle_seconds=options.DRAIN_SETTLE_SECONDS,
-                timeout_seconds=options.DRAIN_TIMEOUT_SECONDS,
+                timeout_seconds=given,
             ),
             summary="let running requests end",
-            **options.on_queue(options.HOST_CALL, worker_queue(worker)),
+            **options.on_queue(options.drain(given), worker_queue(worker)),
         )
+        await workflow.wait_condition(lambda: draining.done() or patience() < given)  # noqa: B023
+        if draining.done():
+            break
+        draining.cancel()
+        await asyncio.gather(draining, return_exceptions=True)
+    try:
+        await draining
     except ActivityError as error:
         workflow.logger.warning("drain failed, stopping anyway: %s", error.cause)

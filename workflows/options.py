@@ -131,12 +131,21 @@ DRAIN_SETTLE_SECONDS = 1.0
 """Longer than the proxy needs to see that a route was withdrawn (it rereads its routes twice a second)."""
 
 DRAIN_TIMEOUT_SECONDS = 30.0
-"""How long running requests may go on after their instance was told to stop."""
+"""How long running requests may go on after their deployment was deleted."""
+
+DRAIN_PATIENCE_SECONDS = 600.0
+"""How long they may go on where their deployment stays and needs the instance no more: a long answer takes minutes."""
 
 
 def load_deadline(model_bytes: int) -> timedelta:
     """How long a main server may take to load a model of that size."""
     return LOAD_DEADLINE + timedelta(seconds=model_bytes / LOAD_BYTES_PER_SECOND)
+
+
+def drain(seconds: float) -> ActivityOptions:
+    """Waiting so long at most for the requests of an instance whose host is known to be there."""
+    longest = HOST_CALL["start_to_close_timeout"] + timedelta(seconds=seconds)
+    return {**HOST_CALL, "start_to_close_timeout": longest}
 
 
 def next_recheck(waited: timedelta, chance: float) -> timedelta:

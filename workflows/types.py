@@ -37,9 +37,10 @@ class InstanceChanged(Value):
 
 
 class StopRequest(Value):
-    """Signalled to an instance: end, and say why."""
+    """Signalled to an instance: end, and say why. Of two, the one with less patience counts."""
 
     reason: str
+    patience: float = 30.0  # seconds that requests in work may go on for
 
 
 class WorkerLost(Value):
