@@ -33,9 +33,9 @@ demo: .venv/.installed ## Run everything here, deploy a real model, ask it somet
 up: .venv/.installed ## Run everything here, empty
 	@$(RUN)stoker up
 
-test: .venv/.installed ## Run every test (ARGS=tests/api: some)
+test: .venv/.installed ## Run every test (ARGS="tests/api -k keys": some of them)
 	@$(RUN)stoker engine install --backend cpu
-	@$(RUN)python -m tests.parts $(ARGS)
+	@$(RUN)python -m $(if $(ARGS),pytest $(ARGS),tests.parts)
 
 check: .venv/.installed ## Lint, types, import rules
 	@$(RUN)ruff format --check .
