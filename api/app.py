@@ -32,6 +32,7 @@ from api.routes import (
     keys,
     model_routes,
     placements,
+    revisions,
     usage,
     workers,
 )
@@ -114,6 +115,7 @@ def _management(context: ApiContext, pool: Pool, openai: OpenAIApp) -> FastAPI:
     v1 = APIRouter(prefix="/api/v1")
     for module in (
         deployments,
+        revisions,
         estimates,
         placements,
         instances,

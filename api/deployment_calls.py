@@ -44,12 +44,16 @@ async def apply(
     remembered: DeploymentState | None = None,
     expected_generation: int | None = None,
     update_id: str | None = None,
+    by: str = "",
+    reason: str = "",
+    known: Wanted | None = None,
 ) -> ApplyResult:
     """Makes `spec` what is wanted, starting the deployment's workflow if none runs. Raises ProblemError.
 
-    `remembered`: where a workflow that has to be started begins; see `remembered`.
+    `remembered`: where a workflow that has to be started begins; see `remembered`. `by`: the name of the caller's key.
+    `known`: what was read of the model before, where it must not be read anew.
     """
-    wanted = ApplyInput(spec=spec, expected_generation=expected_generation)
+    wanted = ApplyInput(spec=spec, expected_generation=expected_generation, by=by, reason=reason, known=known)
     update_id = update_id or uuid.uuid4().hex
     deadline = time.monotonic() + ANSWER_WITHIN.total_seconds()
     while True:
@@ -107,6 +111,9 @@ def remembered(status: DeploymentStatus | None, instances: Iterable[InstanceStat
         instances_generation=status.instances_generation,
         replicas=tuple(replicas),
         deleting=status.deleting,
+        by=status.by,
+        reason=status.reason,
+        rolled_back=status.rolled_back,
     )
 
 

@@ -219,6 +219,7 @@ AfterDep = Annotated[
     Query(max_length=63, pattern="^[a-z0-9-]*$", description="Only items behind this id: `last` of the page before."),
 ]
 WatchDep = Annotated[bool, Query(description="Stream changes as server-sent events: added, modified, deleted.")]
+DryRunDep = Annotated[bool, Query(description="Tell what the change would do, and do nothing.")]
 IdempotencyKeyDep = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
 
 

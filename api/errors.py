@@ -64,6 +64,7 @@ STATUS_BY_CODE: dict[str, int] = {
     "generation_conflict": 412,
     "route_conflict": 412,
     "deployment_deleting": 409,
+    "nothing_to_undo": 409,
     "file_in_use": 409,
     "file_not_own": 409,
     "worker_in_use": 409,

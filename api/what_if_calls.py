@@ -14,8 +14,9 @@ from stoker.domain.deployments import DeploymentSpec, InstanceState
 from stoker.domain.gguf import ModelProfile
 from stoker.domain.models import ModelFiles
 from stoker.domain.placement.fleet import Fleet, capability
+from stoker.domain.placement.place import place
 from stoker.domain.placement.reservations import holders
-from stoker.domain.placement.types import PlacementRequest
+from stoker.domain.placement.types import Placement, PlacementRequest, Unplaceable
 from stoker.domain.placement.what_if import (
     Drained,
     Machine,
@@ -85,6 +86,32 @@ async def simulate_deployment(
         others = [one for one in waiting if one.request.spec.name != spec.name]
         stronger = holders(others, spec.priority, max(own, default=0.0), hold_seconds=context.pending_hold)
         return simulate(fleet, file_on(request, names), max(1, spec.replicas), stronger)
+
+    return await context.in_thread(work)
+
+
+async def place_next(
+    context: ApiContext, request: PlacementRequest, *, ended: Sequence[InstanceId], makes_room: InstanceId
+) -> tuple[Placement | Unplaceable, bool]:
+    """Where one more instance would go beside all there are but those that `ended`, and that it is beside them.
+
+    Where it has no place so, `makes_room` (empty: nobody) stops for it: where it would go then, and False.
+    """
+    scene = await context.read(_scene)
+    waiting = await context.in_thread(context.ledger.waiting)
+
+    def held(names: Sequence[InstanceId]) -> list[Claim]:
+        return [claim for name in names for claim in scene.claims.get(name, ())]
+
+    def work() -> tuple[Placement | Unplaceable, bool]:
+        others = [one for one in waiting if one.request.spec.name != request.spec.name]
+        stronger = holders(others, request.spec.priority, 0.0, hold_seconds=context.pending_hold)
+        fleet = scene.fleet(Change()).minus(held(ended))
+        outcome = place(fleet, request, stronger)
+        if isinstance(outcome, Placement) or not makes_room:
+            return outcome, True
+        instead = place(fleet.minus(held([makes_room])), request, stronger)
+        return (instead, False) if isinstance(instead, Placement) else (outcome, True)
 
     return await context.in_thread(work)
 

@@ -17,13 +17,13 @@ with workflow.unsafe.imports_passed_through():
     from stoker.domain.deployments import DeploymentSpec
     from stoker.domain.naming import instance_workflow_id
     from stoker.domain.rollout import Replica, ReplicaPhase, plan
-    from stoker.domain.statuses import DeploymentProjection
     from workflows import deployment_rows, options
     from workflows.cancellation import is_cancelled, uninterrupted
     from workflows.file_inspection import refusal_of
     from workflows.instance import Instance
     from workflows.model_inspection import check_estimate, inspect_model
-    from workflows.replicas import replaced, to_keep, to_replace, with_phase, without
+    from workflows.replicas import replaced, to_keep, to_replace, with_news, with_phase, without
+    from workflows.trials import after_change, failure_of, known_model, rolled_back, timed, trial_ends
     from workflows.types import (
         ApplyInput,
         ApplyResult,
@@ -70,18 +70,16 @@ class Deployment:
             if old is not None and old.spec == spec:
                 return ApplyResult(generation=self._state.generation)
             try:
-                same_model = old is not None and old.spec.model == spec.model
-                wanted = old.model_copy(update={"spec": spec}) if old and same_model else await inspect_model(spec)
+                wanted = known_model(self._state, input) or await inspect_model(spec)
                 await check_estimate(wanted)
             except (ActivityError, ApplicationError) as error:
                 raise refusal_of(error) from error
-            generation = self._state.generation + 1
-            rolls = old is None or not old.spec.same_instances(spec)
-            instances_generation = generation if rolls else self._state.instances_generation
-            self._change(wanted=wanted, generation=generation, instances_generation=instances_generation)
-            await self._project(wanted)
+            self._state = after_change(self._state, wanted, input)
+            if self._state.trial is not None and not workflow.patched("roll-back"):
+                self._change(trial=None)
+            await self._project()
             self._dirty = True
-            return ApplyResult(generation=generation, created=old is None)
+            return ApplyResult(generation=self._state.generation, created=old is None)
 
     @apply.validator
     def _check_apply(self, input: ApplyInput) -> None:
@@ -99,8 +97,7 @@ class Deployment:
                 return  # a second projection would come after the row was removed, and bring it back
             if expected not in (None, self._state.generation) and workflow.patched("delete-looks-again"):
                 self._check_generation(expected)  # it may have changed while this waited for its turn
-            if self._state.wanted is not None:
-                await self._project(self._state.wanted, deleting=True)
+            await self._project(deleting=True)
             self._change(deleting=True)
             self._dirty = True
 
@@ -114,7 +111,7 @@ class Deployment:
         if change.ended:
             self._forget(change.instance_id)
         else:
-            self._set_phase(change.instance_id, change.phase)
+            self._state, self._dirty = with_news(self._state, change), True
 
     @workflow.signal
     def replace(self, request: ReplaceRequest) -> None:
@@ -153,6 +150,7 @@ class Deployment:
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 if self._state.wanted is None:
                     return  # the very first apply was refused, or never came: nothing was made, nothing stays
+            await self._roll_back_if_failed()
             await self._reconcile(self._state.wanted, self._state.instances_generation)
             await self._tell_of_replaced()
             if self._state.deleting and not self._state.replicas:
@@ -164,10 +162,11 @@ class Deployment:
         await workflow.wait_condition(workflow.all_handlers_finished)
 
     async def _wait_for_change(self) -> None:
+        self._state = timed(self._state, workflow.time())
         try:
             await workflow.wait_condition(
                 self._has_work,
-                timeout=max(0.0, self._sweep_at - workflow.time()),
+                timeout=max(0.0, min(self._sweep_at, trial_ends(self._state)) - workflow.time()),
                 timeout_summary="looks for instances that ended without a word",
             )
         except TimeoutError:
@@ -182,10 +181,24 @@ class Deployment:
     def _has_work(self) -> bool:
         return (
             self._dirty
+            or self._has_failed()
             or (self._state.wanted is None and workflow.all_handlers_finished())
             or (is_cancelled() and not self._state.deleting)
             or workflow.info().is_continue_as_new_suggested()
         )
+
+    def _has_failed(self) -> bool:
+        """Whether the generation on trial is to be given up now. While a change is looked at, that may replace it."""
+        return not self._applying.locked() and bool(failure_of(self._state, workflow.time()))
+
+    async def _roll_back_if_failed(self) -> None:
+        if not self._has_failed():
+            return
+        async with self._applying:
+            trial, reason = self._state.trial, failure_of(self._state, workflow.time())
+            if trial is not None and reason:
+                self._state = rolled_back(self._state, trial, reason)
+                await self._project()
 
     async def _reconcile(self, wanted: Wanted, generation: int) -> None:
         """`generation`: the one that `wanted` makes instances of; an apply may change both while this waits."""
@@ -266,17 +279,10 @@ class Deployment:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
-    async def _project(self, wanted: Wanted, *, deleting: bool = False) -> None:
-        await deployment_rows.show_deployment(
-            DeploymentProjection(
-                spec=wanted.spec,
-                generation=self._state.generation,
-                profile=wanted.profile,
-                files=wanted.files,
-                deleting=deleting,
-                instances_generation=self._state.instances_generation,
-            )
-        )
+    async def _project(self, *, deleting: bool = False) -> None:
+        if self._state.wanted is not None:
+            projection = deployment_rows.projection_of(self._state, self._state.wanted, deleting=deleting)
+            await deployment_rows.show_deployment(projection)
 
     def _show(self, spec: DeploymentSpec, wanted: int) -> None:
         running = sum(replica.phase is ReplicaPhase.RUNNING for replica in self._state.replicas)

@@ -11,6 +11,22 @@ with workflow.unsafe.imports_passed_through():
     from stoker.domain.base import DeploymentName, InstanceId
     from stoker.domain.statuses import DeploymentProjection
     from workflows import options
+    from workflows.types import DeploymentState, Wanted
+
+
+def projection_of(state: DeploymentState, wanted: Wanted, *, deleting: bool = False) -> DeploymentProjection:
+    """The deployment as people are to see it."""
+    return DeploymentProjection(
+        spec=wanted.spec,
+        generation=state.generation,
+        profile=wanted.profile,
+        files=wanted.files,
+        deleting=deleting,
+        instances_generation=state.instances_generation,
+        by=state.by,
+        reason=state.reason,
+        rolled_back=state.rolled_back,
+    )
 
 
 async def show_deployment(projection: DeploymentProjection) -> None:

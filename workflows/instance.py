@@ -117,6 +117,7 @@ class Instance:
         if self._lost and not end.cause and not self._stopping():
             end = lost_worker(next(iter(self._lost)), self._lost)
         failures, ended_at = self._failures(), workflow.time()
+        self._report.failures = failures
         await self._tear_down(end)
         if not self._stopping():
             await self._wait_for_next(end, restart_delay(failures) - (workflow.time() - ended_at))

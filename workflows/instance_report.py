@@ -28,17 +28,21 @@ _REPLICA_PHASES = {
     InstanceState.STOPPED: ReplicaPhase.STOPPING,
 }
 
+_TROUBLED = (InstanceState.BACKOFF, InstanceState.FAILED)
+
 
 class InstanceReport:
     """Where an instance is in its life, and everybody told of it.
 
-    `placement` and `ready` are the instance's to set: what it has, and how its main server answers.
+    `placement`, `ready` and `failures` are the instance's to set: what it has, how its main server answers, and how
+    often in a row it ended though nobody asked for it.
     """
 
     def __init__(self, input: InstanceInput) -> None:
         self.state = InstanceState.PLACING
         self.placement: Placement | None = None
         self.ready: MainReady | None = None
+        self.failures = input.failures
         self._input = input
         self._message = ""
         self._lacks_room = False
@@ -80,7 +84,12 @@ class InstanceReport:
             phase = ReplicaPhase.STARTING  # nobody may take it: an old instance that made room would die for nothing
         deployment = workflow.get_external_workflow_handle(deployment_workflow_id(self._input.spec.name))
         changed = InstanceChanged(
-            instance_id=self._input.instance_id, generation=self._input.generation, phase=phase, ended=ended
+            instance_id=self._input.instance_id,
+            generation=self._input.generation,
+            phase=phase,
+            ended=ended,
+            failures=self.failures,
+            message=self._message if self.state in _TROUBLED else "",
         )
         try:
             await deployment.signal("instance_changed", changed)

@@ -5,7 +5,9 @@ from temporalio import workflow
 with workflow.unsafe.imports_passed_through():
     from stoker.domain.base import InstanceId
     from stoker.domain.rollout import Replica, ReplicaPhase
-    from workflows.types import DeploymentState, ReplaceRequest
+    from workflows.types import DeploymentState, InstanceChanged, ReplaceRequest
+
+_TROUBLE_CHARACTERS = 1000
 
 
 def with_phase(state: DeploymentState, instance_id: InstanceId, phase: ReplicaPhase) -> DeploymentState:
@@ -17,6 +19,17 @@ def with_phase(state: DeploymentState, instance_id: InstanceId, phase: ReplicaPh
 
     replicas = (moved_on(one) if one.instance_id == instance_id else one for one in state.replicas)
     return state.model_copy(update={"replicas": tuple(replicas)})
+
+
+def with_news(state: DeploymentState, change: InstanceChanged) -> DeploymentState:
+    """What the instance says of itself. Once one of the wanted kind runs, its generation is on trial no more."""
+    if change.phase is ReplicaPhase.RUNNING and change.generation == state.instances_generation:
+        state = state.model_copy(update={"ran": change.generation, "trial": None})
+    trouble = {"failures": change.failures, "trouble": change.message[:_TROUBLE_CHARACTERS]}
+    replicas = (
+        one.model_copy(update=trouble) if one.instance_id == change.instance_id else one for one in state.replicas
+    )
+    return with_phase(state.model_copy(update={"replicas": tuple(replicas)}), change.instance_id, change.phase)
 
 
 def without(state: DeploymentState, instance_id: InstanceId) -> DeploymentState:

@@ -6,6 +6,7 @@ from stoker.domain.base import Bytes, DeploymentName, InstanceId, Value, WorkerN
 from stoker.domain.deployments import DeploymentSpec
 from stoker.domain.gguf import ModelProfile
 from stoker.domain.models import ModelFiles, ModelSource
+from stoker.domain.revisions import RolledBack
 from stoker.domain.rollout import Replica, ReplicaPhase
 
 
@@ -31,6 +32,8 @@ class InstanceChanged(Value):
     generation: int
     phase: ReplicaPhase
     ended: bool = False
+    failures: int = 0  # ends in a row that nobody asked for
+    message: str = ""  # why the last of them happened
 
 
 class StopRequest(Value):
@@ -51,6 +54,9 @@ class ApplyInput(Value):
 
     spec: DeploymentSpec
     expected_generation: int | None = None
+    by: str = ""  # whose change it is: the name of a key
+    reason: str = ""  # why, where Stoker knows
+    known: "Wanted | None" = None  # what was read of a hub's model when it was wanted before: the same files again
 
 
 class ApplyResult(Value):
@@ -95,6 +101,15 @@ class Wanted(Value):
     files: ModelFiles
 
 
+class Trial(Value):
+    """A generation that is rolled out and of which no instance ran yet, and what is wanted again if none ever does."""
+
+    previous: Wanted
+    previous_instances_generation: int
+    seconds: float = 0.0  # of its time that had passed at `since`
+    since: float | None = None  # Unix seconds; None: its time stands still
+
+
 class DeploymentState(Value):
     """All that a deployment remembers; handed from run to run."""
 
@@ -104,6 +119,11 @@ class DeploymentState(Value):
     replicas: tuple[Replica, ...] = ()
     deleting: bool = False
     replacing: tuple[ReplaceRequest, ...] = ()  # asked for, and whoever asked was not told yet that it is done
+    ran: int = 0  # the latest instances' generation of which one has run
+    trial: Trial | None = None  # lasts from a change that rolls until the first new instance runs
+    by: str = ""  # whose change the generation is; see ApplyInput
+    reason: str = ""
+    rolled_back: RolledBack | None = None  # the generation that this one took the place of by itself
 
 
 class DeploymentInput(Value):

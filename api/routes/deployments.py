@@ -14,17 +14,28 @@ from sqlmodel import Session
 
 from api import deployment_calls
 from api.chosen_devices import check_devices
-from api.deps import AdminDep, AfterDep, ContextDep, ExpectedGenerationDep, IdempotencyKeyDep, LimitDep, WatchDep
+from api.deps import (
+    AdminDep,
+    AfterDep,
+    ContextDep,
+    DryRunDep,
+    ExpectedGenerationDep,
+    IdempotencyKeyDep,
+    LimitDep,
+    WatchDep,
+)
 from api.errors import ProblemError, field_errors, not_found, refusals
+from api.rollout_plans import rollout_plan
 from api.schemas.deployments import DeploymentCreate, DeploymentRead, DeploymentUpdate
 from api.schemas.pages import Page, page_of
+from api.schemas.rollouts import RolloutPlanRead
 from api.watch import watch_response
 from stoker.domain.base import DEPLOYMENT_NAME_PATTERN
 from stoker.domain.deployments import DeploymentSpec, InstanceState
 from stoker.domain.statuses import DeploymentStatus, InstanceStatus
 from stoker.storage.deployments import Deployments
 from stoker.storage.instances import Instances
-from workflows.types import DeploymentState
+from workflows.types import ApplyResult, DeploymentState, Wanted
 
 router = APIRouter(prefix="/deployments", tags=["deployments"])
 
@@ -39,27 +50,29 @@ MERGE_PAUSE_SECONDS = 0.05
 """How often a change is worked out anew when others change the deployment at the same moment, and how far apart."""
 
 
-@router.post("", status_code=201, responses={200: {"model": DeploymentRead}, **REFUSALS})
+@router.post("", status_code=201, responses={200: {"model": DeploymentRead | RolloutPlanRead}, **REFUSALS})
 async def create_deployment(
     body: DeploymentCreate,
     response: Response,
     context: ContextDep,
-    _: AdminDep,
+    caller: AdminDep,
     idempotency_key: IdempotencyKeyDep = None,
-) -> DeploymentRead:
-    """Makes a deployment (201), or changes the one of that name (200). The model's header is read before the answer."""
+    dry_run: DryRunDep = False,
+) -> DeploymentRead | RolloutPlanRead:
+    """Makes a deployment (201), or changes the one of that name (200). The model's header is read before the answer.
+
+    With `dry_run` it tells what that would do (200), and does nothing.
+    """
     await check_devices(context, body.devices)
     spec = body.spec()
-    result = await deployment_calls.apply(
-        context.temporal,
-        spec,
-        remembered=await _remembered(context, spec.name),
-        update_id=_update_id(idempotency_key, spec),
-    )
+    if dry_run:
+        response.status_code = 200
+        return await rollout_plan(context, spec)
+    result = await apply_spec(context, spec, update_id=_update_id(idempotency_key, spec), by=caller.name)
     if not result.created:
         response.status_code = 200
     response.headers["location"] = f"/api/v1/deployments/{body.name}"
-    return await _shown(context, body.name, response)
+    return await shown(context, body.name, response)
 
 
 @router.get("", responses=refusals(401, 403, 422, 503), response_model=Page[DeploymentRead])
@@ -80,12 +93,12 @@ async def get_deployment(
     name: NamePath, response: Response, context: ContextDep, _: AdminDep, watch: WatchDep = False
 ) -> DeploymentRead | StreamingResponse:
     """One deployment with its instances. The ETag is its generation."""
-    shown = await _shown(context, name, response)
+    found = await shown(context, name, response)
     if watch:
         return watch_response(
             context.stopping, lambda: context.read(lambda session, now: _identified(_found(session, now, name)))
         )
-    return shown
+    return found
 
 
 @router.patch("/{name}", responses=REFUSALS)
@@ -94,21 +107,29 @@ async def update_deployment(
     body: DeploymentUpdate,
     response: Response,
     context: ContextDep,
-    _: AdminDep,
+    caller: AdminDep,
     expected_generation: ExpectedGenerationDep = None,
-) -> DeploymentRead:
-    """Changes a deployment. With `If-Match` only if nobody else changed it meanwhile; else the last one wins."""
+    dry_run: DryRunDep = False,
+) -> DeploymentRead | RolloutPlanRead:
+    """Changes a deployment. With `If-Match` only if nobody else changed it meanwhile; else the last one wins.
+
+    With `dry_run` it tells what that would do, and does nothing.
+    """
     await check_devices(context, body.devices or ())
+    if dry_run:
+        spec, _ = await _changed(context, name, body)
+        return await rollout_plan(context, spec, expected_generation=expected_generation)
     tries = 1 if expected_generation is not None else MERGE_TRIES
     for left in reversed(range(tries)):
         try:
-            await _change(context, name, body, expected_generation)
+            spec, generation = await _changed(context, name, body)
+            await apply_spec(context, spec, expected_generation=expected_generation or generation, by=caller.name)
             break
         except ProblemError as error:
             if error.code != "generation_conflict" or not left:
                 raise
             await asyncio.sleep(MERGE_PAUSE_SECONDS)
-    return await _shown(context, name, response)
+    return await shown(context, name, response)
 
 
 @router.delete("/{name}", status_code=202, responses=REFUSALS)
@@ -120,7 +141,7 @@ async def delete_deployment(
     expected_generation: ExpectedGenerationDep = None,
 ) -> DeploymentRead:
     """Begins the deployment's end (202): running requests may finish, then its memory is given back. 404 when done."""
-    before = await _shown(context, name, response)
+    before = await shown(context, name, response)
     state = await _remembered(context, name)
     if state is not None:
         await deployment_calls.delete(context.temporal, name, remembered=state, expected_generation=expected_generation)
@@ -130,24 +151,39 @@ async def delete_deployment(
     return left[0] if left else before.model_copy(update={"state": "deleting", "message": "it is gone"})
 
 
-async def _change(context: ContextDep, name: str, body: DeploymentUpdate, expected_generation: int | None) -> None:
-    """Applies what is there now with `body` on top, unless somebody else changes it in between. Raises ProblemError."""
+async def _changed(context: ContextDep, name: str, body: DeploymentUpdate) -> tuple[DeploymentSpec, int]:
+    """What is there now with `body` on top, and the generation that it was. Raises ProblemError."""
     status = await context.read(lambda session, now: Deployments(session, now).get(name))
     if status is None:
         raise not_found("deployment", name)
-    if expected_generation is None:
-        expected_generation = status.generation
     try:
-        spec = body.merged(status.spec).spec()
+        return body.merged(status.spec).spec(), status.generation
     except ValidationError as error:
         fields = field_errors(error.errors())
         detail = "; ".join(f"{field.field}: {field.message}" for field in fields)
         raise ProblemError("invalid_request", detail, errors=fields) from error
-    await deployment_calls.apply(
+
+
+async def apply_spec(
+    context: ContextDep,
+    spec: DeploymentSpec,
+    *,
+    by: str,
+    reason: str = "",
+    known: Wanted | None = None,
+    expected_generation: int | None = None,
+    update_id: str | None = None,
+) -> ApplyResult:
+    """Makes `spec` what is wanted; see `deployment_calls.apply`. Raises ProblemError."""
+    return await deployment_calls.apply(
         context.temporal,
         spec,
         remembered=await _remembered(context, spec.name),
         expected_generation=expected_generation,
+        update_id=update_id,
+        by=by,
+        reason=reason,
+        known=known,
     )
 
 
@@ -167,7 +203,8 @@ def _update_id(idempotency_key: str | None, spec: DeploymentSpec) -> str | None:
     return sha256(f"{idempotency_key}\n{spec.model_dump_json()}".encode()).hexdigest()
 
 
-async def _shown(context: ContextDep, name: str, response: Response) -> DeploymentRead:
+async def shown(context: ContextDep, name: str, response: Response) -> DeploymentRead:
+    """The deployment as it is now, with its ETag in `response`. Raises ProblemError."""
     found = await context.read(lambda session, now: _read(session, now, name))
     if found is None:
         raise not_found("deployment", name)

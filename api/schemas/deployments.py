@@ -231,6 +231,13 @@ class ModelRead(BaseModel):
     files: list[ModelFileRead]
 
 
+class RolledBackRead(BaseModel):
+    """A generation of which no instance ran, so that what was wanted before it is wanted again."""
+
+    generation: int
+    reason: str
+
+
 class DeploymentRead(DeploymentCreate):
     """A deployment: what is wanted, and how far it has come."""
 
@@ -238,6 +245,9 @@ class DeploymentRead(DeploymentCreate):
     instances_generation: int = Field(description="The generation that instances must be of; older ones are replaced.")
     state: str = Field(description="running, progressing, pending, failed, stopped (no replicas) or deleting")
     message: str
+    rolled_back: RolledBackRead | None = Field(
+        default=None, description="The generation in whose place Stoker put this one; null: somebody asked for it."
+    )
     running: int = Field(description="Instances that answer now.")
     model_info: ModelRead
     instances: list[InstanceRead]
@@ -255,6 +265,7 @@ class DeploymentRead(DeploymentCreate):
             instances_generation=status.instances_generation,
             state=state,
             message=message,
+            rolled_back=RolledBackRead(**status.rolled_back.model_dump()) if status.rolled_back is not None else None,
             running=sum(instance.state is InstanceState.RUNNING for instance in instances),
             model_info=ModelRead(
                 source=str(files.source),
@@ -288,7 +299,7 @@ def summary(status: DeploymentStatus, instances: tuple[InstanceStatus, ...]) -> 
         if instance.state is not InstanceState.STOPPING and instance.generation >= status.instances_generation
     ]
     if sum(instance.state is InstanceState.RUNNING for instance in current) >= status.spec.replicas:
-        return "running", "all replicas answer"
+        return "running", f"all replicas answer; {status.reason}" if status.rolled_back else "all replicas answer"
     for state, word in (
         (InstanceState.FAILED, "failed"),
         (InstanceState.PENDING, "pending"),

@@ -31,6 +31,7 @@ async def deploy(
     ],
     flags: SpecFlags,
     wait: Annotated[bool, typer.Option(help="Wait until it runs.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what it would do, and do nothing.")] = False,
     timeout: TimeoutOption = 3600,
     output: OutputOption = "table",
     server: ServerOption = None,
@@ -41,6 +42,7 @@ async def deploy(
     """
     from api.schemas.deployments import DeploymentRead
     from entrypoints.cli.client import connect, path, read_as
+    from entrypoints.cli.planning import show_plan, tell_plan
     from entrypoints.cli.refusals import RefusedError
     from entrypoints.cli.waiting import Goal
 
@@ -52,11 +54,16 @@ async def deploy(
             if error.status not in (404, 422):  # a name that is none is refused below, by its field
                 raise
             before = None
+        if dry_run:
+            await show_plan(client, wanted, output=output)
+            return
+        if before is not None:
+            await tell_plan(client, wanted)
         answer = await client.call("POST", path("deployments"), wanted, field_names=FIELD_NAMES)
         after = read_as(DeploymentRead, answer)
         typer.echo(f"{name}: {_what_changed(before, after)}", err=True)
         goal = Goal(generation=after.generation, replicas=after.replicas)
-        await _finish(client, answer, goal, wait=wait, timeout=timeout, output=output)
+        await finish(client, answer, goal, wait=wait, timeout=timeout, output=output)
 
 
 @asynchronous
@@ -80,7 +87,7 @@ async def scale(
         after = read_as(DeploymentRead, answer)
         typer.echo(f"{name}: {replicas} replica{'' if replicas == 1 else 's'} wanted", err=True)
         goal = Goal(generation=after.generation, replicas=replicas, exactly=True)
-        await _finish(client, answer, goal, wait=wait, timeout=timeout, output=output)
+        await finish(client, answer, goal, wait=wait, timeout=timeout, output=output)
 
 
 @asynchronous
@@ -121,7 +128,7 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-async def _finish(
+async def finish(
     client: "StokerClient",
     answer: Any,
     goal: "Goal",

@@ -17,6 +17,7 @@ from entrypoints.cli import (
     instance_logs,
     keys,
     processes,
+    rollouts,
     routes,
     simulating,
     usage,
@@ -25,7 +26,7 @@ from entrypoints.cli import (
 from entrypoints.cli.errors import CliError, ExitCode
 
 _SECTIONS = {
-    "Models": ("estimate", "simulate", "deploy", "ps", "describe", "why", "scale", "rm", "logs", "chat"),
+    "Models": ("estimate", "simulate", "deploy", "ps", "describe", "why", "scale", "rollout", "rm", "logs", "chat"),
     "The cluster": ("workers", "files", "routes", "keys", "usage"),
     "Processes": ("up", "server", "control-plane", "worker", "engine", "migrate"),
 }
@@ -81,6 +82,7 @@ for module in (
     estimating,
     simulating,
     deployments,
+    rollouts,
     explaining,
     instance_logs,
     chat,

@@ -37,13 +37,24 @@ class Goal:
         """Whether `deployment` is there, cannot get there by itself, or is on its way."""
         if deployment.generation < self.generation:
             return Verdict.WAITING
+        if self._was_given_up(deployment):
+            return Verdict.FAILED
         current = counted(deployment)
         running = sum(instance.state is InstanceState.RUNNING for instance in current)
         if running >= self.replicas and not (self.exactly and len(deployment.instances) > self.replicas):
             return Verdict.REACHED
-        if any(instance.state is InstanceState.FAILED for instance in current):
+        if any(instance.state is InstanceState.FAILED for instance in current) and not _goes_back(deployment):
             return Verdict.FAILED
         return Verdict.WAITING
+
+    def _was_given_up(self, deployment: DeploymentRead) -> bool:
+        return deployment.rolled_back is not None and deployment.rolled_back.generation >= self.generation
+
+
+def _goes_back(deployment: DeploymentRead) -> bool:
+    """Whether only instances of an earlier generation run: what failed will be rolled back, and that says more."""
+    running = [one.generation for one in deployment.instances if one.state is InstanceState.RUNNING]
+    return bool(running) and max(running) < deployment.instances_generation
 
 
 def counted(deployment: DeploymentRead) -> Sequence[InstanceRead]:
@@ -73,7 +84,7 @@ async def wait_until_running(
                 if verdict is Verdict.REACHED:
                     return last
                 if verdict is Verdict.FAILED:
-                    raise _failed(name, counted(last))
+                    raise _failed(last)
     except TimeoutError:
         state = f": {last.state}: {last.message}" if last is not None else ""
         raise CliError(
@@ -102,6 +113,10 @@ async def wait_until_gone(client: StokerClient, name: str, *, timeout: float) ->
         ) from None
 
 
-def _failed(name: str, instances: Sequence[InstanceRead]) -> CliError:
-    failed = next(instance for instance in instances if instance.state is InstanceState.FAILED)
+def _failed(deployment: DeploymentRead) -> CliError:
+    name, given_up = deployment.name, deployment.rolled_back
+    if given_up is not None:
+        message = f"{name}: generation {given_up.generation} was rolled back: {given_up.reason}"
+        return CliError(message, hint=f"what ran before goes on; see `stoker rollout history {name}`")
+    failed = next(one for one in counted(deployment) if one.state is InstanceState.FAILED)
     return CliError(f"{name} failed: {failed.id}: {failed.message}", hint=f"see `stoker logs {failed.id}`")

@@ -23,6 +23,8 @@ class Replica(Value):
     generation: int
     phase: ReplicaPhase = ReplicaPhase.STARTING
     leaving: bool = False  # its worker is to be free of it: another of the same generation takes its place
+    failures: int = 0  # ends in a row that nobody asked for
+    trouble: str = ""  # for people: why it ended last
 
 
 class Plan(Value):

@@ -10,6 +10,7 @@ from stoker.domain.links import WorkerLink
 from stoker.domain.measured_memory import MeasuredMemory
 from stoker.domain.models import ModelFiles
 from stoker.domain.placement.types import Placement, Unplaceable
+from stoker.domain.revisions import RolledBack
 from stoker.domain.workers import Worker
 
 
@@ -21,7 +22,10 @@ class DeploymentProjection(Value):
     profile: ModelProfile
     files: ModelFiles
     deleting: bool = False
-    instances_generation: int = 0  # the generation that instances must be of; older ones are being replaced
+    instances_generation: int = 0  # the generation that instances must be of; others are being replaced
+    by: str = ""  # whose change it is: the name of a key; empty: Stoker itself, or nobody knows
+    reason: str = ""  # for people: why, where that is known
+    rolled_back: RolledBack | None = None  # the generation that this one took the place of by itself
 
 
 class DeploymentStatus(DeploymentProjection):

@@ -56,6 +56,23 @@ class DeploymentRow(SQLModel, table=True):
     updated_at: datetime = Field(sa_type=UtcDateTime)
 
 
+class DeploymentRevisionRow(SQLModel, table=True):
+    """One generation of a deployment: a Revision value."""
+
+    __tablename__ = "deployment_revision"
+    deployment: str = Field(primary_key=True)
+    generation: int = Field(primary_key=True)
+    instances_generation: int
+    spec: dict[str, Any] = Field(sa_type=Json)  # a DeploymentSpec value
+    profile: dict[str, Any] = Field(sa_type=Json)  # a ModelProfile value
+    files: dict[str, Any] = Field(sa_type=Json)  # a ModelFiles value
+    state: str
+    ran: bool = False
+    by: str = ""
+    reason: str = Field(default="", sa_type=Text)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
 class InstanceRow(SQLModel, table=True):
     """One instance: what its workflow projected, what the claiming transaction decided, what its agent reports."""
 

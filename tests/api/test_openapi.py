@@ -36,6 +36,8 @@ async def test_what_there_is(operations: list[tuple[str, str, dict[str, Any]]]) 
         ("post", "/api/v1/estimates"),
         ("post", "/api/v1/placements"),
         *((method, "/api/v1/deployments/{name}") for method in ("get", "patch", "delete")),
+        ("get", "/api/v1/deployments/{name}/revisions"),
+        ("post", "/api/v1/deployments/{name}/undo"),
         ("get", "/api/v1/instances"),
         ("get", "/api/v1/instances/{instance_id}"),
         ("get", "/api/v1/instances/{instance_id}/logs"),

@@ -81,3 +81,34 @@ def test_deleting_under_load_ends_what_was_begun_and_refuses_the_rest(system: Sy
     assert not wrong, load.outcomes
     assert system.claims() == {}
     assert system.engine_pids() == []
+
+
+def test_rolling_under_load_loses_no_request_and_cuts_no_stream(system: System, tiny: Path) -> None:
+    system.cli("deploy", "rolls", "--model", f"file:{tiny}", "--replicas", "2")
+    with Load(system, "rolls") as load:
+        system.cli("deploy", "rolls", "--model", f"file:{tiny}", "--replicas", "2", "--slots", "2")
+        system.cli("rollout", "status", "rolls", "--wait")
+        so_far = load.answered
+        eventually(lambda: load.answered > so_far + 20, lambda: load.outcomes)
+    assert set(load.outcomes) == {"answered"}, load.outcomes
+    assert {instance["generation"] for instance in system.running("rolls", 2)} == {2}
+    system.cli("rm", "rolls")
+
+
+def test_a_wrong_file_is_rolled_back_and_no_client_notices(system: System, tiny: Path) -> None:
+    wrong = tiny.with_name("wrong.gguf")
+    wrong.write_bytes(tiny.read_bytes().replace(b"output_norm.weight", b"output_none.weight", 1))
+    system.cli("deploy", "safe", "--model", f"file:{tiny}")
+    [before] = system.running("safe")
+    with Load(system, "safe") as load:
+        failed = system.cli("deploy", "safe", "--model", f"file:{wrong}", check=False)
+        assert failed.returncode == 1
+        assert "generation 2 was rolled back" in failed.stderr
+        [after] = system.running("safe")
+        so_far = load.answered
+        eventually(lambda: load.answered > so_far + 20, lambda: load.outcomes)
+    assert set(load.outcomes) == {"answered"}, load.outcomes
+    assert (after["id"], after["pid"]) == (before["id"], before["pid"]), "it never stopped"
+    history = system.cli("rollout", "history", "safe").stdout
+    assert "rolled back" in history
+    system.cli("rm", "safe")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from api import deployment_calls
 from api.errors import ProblemError
 from stoker.domain.deployments import InstanceState
 from stoker.domain.models import ModelSource
@@ -12,6 +13,7 @@ from tests.builders import make_spec, write_tiny_llama
 from tests.cluster import Cluster, eventually, temporal
 from tests.fakes.hub import FakeHub
 from tests.workflows.conftest import cpu_host, record_histories
+from workflows.types import Wanted
 
 pytestmark = pytest.mark.anyio
 
@@ -65,6 +67,23 @@ async def test_a_corrupt_download_fails_and_says_so(hub_cluster: Cluster, hub: F
     (failed,) = await hub_cluster.instances_in("tiny", [InstanceState.FAILED])
     assert "sha256" in failed.message
     await eventually(lambda: hub_cluster.claims() == (), hub_cluster.claims)
+
+
+async def test_what_was_wanted_before_is_made_of_the_same_files(hub_cluster: Cluster, hub: FakeHub) -> None:
+    before = make_spec(name="tiny", model=SOURCE, replicas=0)
+    await hub_cluster.apply(before)
+    (first,) = hub_cluster.deployments()
+    other = ModelSource.parse(f"hf:acme/tiny-GGUF/{first.files.files[0].path}")
+    await hub_cluster.apply(before.model_copy(update={"model": other}))
+    folder = hub.root / "acme" / "tiny-GGUF"
+    (folder / "README.md").write_text("another commit")
+    hub.forget()
+    known = Wanted(spec=before, profile=first.profile, files=first.files)
+    await deployment_calls.apply(hub_cluster.client, before, known=known)
+    (again,) = hub_cluster.deployments()
+    assert (again.generation, again.files) == (3, first.files)
+    assert again.files.revision != hub.commit("acme/tiny-GGUF")
+    assert hub.requests == [], "nothing is read anew"
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,8 @@ def deployment_description(read: DeploymentRead) -> RenderableType:
     made.add_row("Placement", cell(_placement_rules(read)))
     made.add_row("Queue", cell(f"{read.queue} request{_s(read.queue)} may wait for a slot"))
     made.add_row("Generation", cell(read.generation))
+    if read.rolled_back is not None:
+        made.add_row("Rolled back", cell(f"generation {read.rolled_back.generation}: {read.rolled_back.reason}", "red"))
     made.add_row("Created", cell(f"{read.created_at:%Y-%m-%d %H:%M:%S %Z}, {age(read.created_at)} ago"))
     made.add_row("Changed", cell(f"{read.updated_at:%Y-%m-%d %H:%M:%S %Z}, {age(read.updated_at)} ago"))
     made.add_row("Workflow", cell(deployment_workflow_id(read.name)))

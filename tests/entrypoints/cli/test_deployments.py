@@ -129,6 +129,8 @@ def test_a_change_waits_for_its_own_instances(api: FakeApi, stoker: Stoker) -> N
     api.life = rolls
     done = stoker(*DEPLOY, "--slots", "1")
     assert done.stderr.splitlines() == [
+        "smol: options.slots 4 -> 1",
+        "smol: replace 1 instance, one at a time",
         "smol: changed, now generation 2",
         "smol-new starting",
         "smol-new running: answers on box-1",

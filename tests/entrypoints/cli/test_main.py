@@ -28,6 +28,7 @@ COMMANDS = [
     "describe",
     "why",
     "scale",
+    "rollout",
     "rm",
     "logs",
     "chat",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.schemas.deployments import DeploymentRead
+from api.schemas.deployments import DeploymentRead, RolledBackRead
 from entrypoints.cli.client import read_as
 from entrypoints.cli.waiting import Goal, Verdict
 from stoker.domain.deployments import InstanceState
@@ -62,12 +62,21 @@ def test_judge(goal: Goal, generation: int, instances: list[tuple[int, InstanceS
         ([(1, FAILED)], Verdict.WAITING),
         ([(1, RUNNING), (2, STARTING)], Verdict.WAITING),
         ([(1, RUNNING), (2, RUNNING)], Verdict.REACHED),
-        ([(1, RUNNING), (2, FAILED)], Verdict.FAILED),
+        ([(1, RUNNING), (2, FAILED)], Verdict.WAITING),  # for the roll-back, which says why
+        ([(1, FAILED), (2, FAILED)], Verdict.FAILED),
+        ([(1, RUNNING), (2, FAILED), (2, RUNNING), (2, RUNNING)], Verdict.FAILED),
     ],
 )
 def test_what_is_being_replaced_does_not_count(instances: list[tuple[int, InstanceState]], verdict: Verdict) -> None:
-    goal = Goal(generation=2, replicas=1)
+    goal = Goal(generation=2, replicas=max(1, len(instances) - 1))
     assert goal.judge(make_read(*instances, generation=2, instances_generation=2)) is verdict
+
+
+@pytest.mark.parametrize(("given_up", "verdict"), [(1, Verdict.REACHED), (2, Verdict.FAILED), (3, Verdict.FAILED)])
+def test_what_was_rolled_back_is_not_waited_for(given_up: int, verdict: Verdict) -> None:
+    read = make_read((1, RUNNING), generation=4, instances_generation=1)
+    read = read.model_copy(update={"rolled_back": RolledBackRead(generation=given_up, reason="no such file")})
+    assert Goal(generation=2, replicas=1).judge(read) is verdict
 
 
 def test_a_newer_server_may_say_more() -> None:

@@ -6,12 +6,18 @@ from fastapi import FastAPI, Response
 
 from api.schemas.deployments import DeploymentCreate, DeploymentRead, DeploymentUpdate
 from api.schemas.pages import Page, page_of
+from api.schemas.rollouts import RevisionsRead, RolloutPlanRead, UndoCreate
 from tests.fakes.api.state import ApiState
 
 
 def add_routes(app: FastAPI, fake: ApiState) -> None:
     @app.post("/api/v1/deployments", status_code=201)
-    async def create(body: DeploymentCreate, response: Response) -> DeploymentRead:
+    async def create(
+        body: DeploymentCreate, response: Response, dry_run: bool = False
+    ) -> DeploymentRead | RolloutPlanRead:
+        if dry_run:
+            response.status_code = 200
+            return fake.planned(body)
         shown, created = fake.apply(body)
         response.status_code = 201 if created else 200
         return shown
@@ -41,3 +47,14 @@ def add_routes(app: FastAPI, fake: ApiState) -> None:
         if deployed.steps[-1] is not None:
             deployed.steps = [deployed.steps[0], None]
         return fake.shown(name)
+
+    @app.get("/api/v1/deployments/{name}/revisions")
+    async def revisions(name: str) -> RevisionsRead:
+        fake.shown(name)
+        return RevisionsRead(data=fake.revisions)
+
+    @app.post("/api/v1/deployments/{name}/undo")
+    async def undo(name: str, body: UndoCreate) -> DeploymentRead:
+        fake.shown(name)
+        chosen = next(one for one in fake.revisions if body.generation in (None, one.generation))
+        return fake.apply(chosen.deployment)[0]

@@ -16,17 +16,22 @@ from api.schemas.instances import InstanceRead
 from api.schemas.join_tokens import JoinTokenRead
 from api.schemas.keys import KeyRead
 from api.schemas.placements import WhatIfRead
+from api.schemas.rollouts import RevisionRead, RolloutPlanRead
 from api.schemas.routes import RouteRead
 from api.schemas.workers import WorkerRead
 from api.watch import watch_response
 from stoker.domain.absence import Absence
-from stoker.domain.deployments import DeploymentSpec
+from stoker.domain.deployments import DeploymentSpec, InstanceState
+from stoker.domain.placement.types import Unplaceable
 from stoker.domain.placement.what_if import Drained
+from stoker.domain.rollout import Replica, ReplicaPhase
+from stoker.domain.rollout_plan import plan_rollout
 from stoker.domain.statuses import DeploymentStatus, InstanceStatus, WorkerStatus
+from stoker.domain.units import GIB
 from stoker.domain.usage import UsageSums
 from stoker.domain.workers import WorkerState
 from tests.builders import make_files, make_profile, make_spec
-from tests.fakes.api.values import CREATED_AT, Steps, usual_life
+from tests.fakes.api.values import CREATED_AT, Steps, make_instance, usual_life
 
 
 @dataclass
@@ -67,6 +72,8 @@ class ApiState:
     deployments: dict[str, Deployed] = field(default_factory=dict)
     workers: list[WorkerStatus] = field(default_factory=list)
     what_if: WhatIfRead = field(default_factory=lambda: WhatIfRead.of_drain(Drained(moves=())))  # what would be
+    no_room: Unplaceable | None = None  # why the first new instance of a plan would wait
+    revisions: list[RevisionRead] = field(default_factory=list)  # of any deployment, the latest first
     absence: Absence = field(default_factory=Absence)  # of workers
     worker_life: list[WorkerStatus] = field(default_factory=list)  # what each look of a worker's watch sees
     keys: list[KeyRead] = field(default_factory=list)
@@ -92,8 +99,9 @@ class ApiState:
         return deployed
 
     def bodies(self, method: str, path: str) -> list[Any]:
-        """What was sent to a route, oldest first."""
-        return [asked.body for asked in self.requests if (asked.method, asked.path) == (method, path)]
+        """What was sent to a route to be done, oldest first."""
+        told = [asked for asked in self.requests if (asked.method, asked.path) == (method, path)]
+        return [asked.body for asked in told if "dry_run" not in asked.query]
 
     def apply(self, wanted: DeploymentCreate) -> tuple[DeploymentRead, bool]:
         """Makes or changes a deployment; whether it was made."""
@@ -108,6 +116,18 @@ class ApiState:
             status = _status(spec, generation=generation, instances_generation=made_of)
             self.deployments[spec.name] = Deployed(status, self.life(spec, generation))
         return self.shown(spec.name), old is None
+
+    def planned(self, wanted: DeploymentCreate) -> RolloutPlanRead:
+        """What applying it would do, were there room for all of it and `placed` where the first one goes."""
+        old = self.deployments.get(wanted.name)
+        spec = wanted.spec()
+        status = old.status if old is not None else None
+        there = (Replica(instance_id="smol-0", generation=1, phase=ReplicaPhase.RUNNING),) if old is not None else ()
+        plan = plan_rollout(status.spec if status is not None else None, spec, there)
+        placed = make_instance(InstanceState.RUNNING).placement if plan.starts else None
+        return RolloutPlanRead.of(
+            status, spec, plan, outcome=self.no_room or placed, beside=True, on_gpu_bytes=6 * GIB, on_cpu_bytes=5 * GIB
+        )
 
     def shown(self, name: str) -> DeploymentRead:
         """The deployment now."""

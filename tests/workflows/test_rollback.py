@@ -1,0 +1,131 @@
+"""A generation that cannot run is given up by itself, and what ran before it goes on without a pause."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from entrypoints.clock import utc_now
+from stoker.domain import rollback
+from stoker.domain.deployments import EngineOptions, InstanceState
+from stoker.domain.models import ModelSource
+from stoker.domain.revisions import Revision, RevisionState
+from stoker.domain.statuses import DeploymentStatus
+from stoker.storage.revisions import Revisions
+from tests.builders import make_spec
+from tests.cluster import Cluster, eventually
+from tests.workflows.conftest import join_hosts, run_one
+
+pytestmark = pytest.mark.anyio
+
+RUNNING, PENDING = InstanceState.RUNNING, InstanceState.PENDING
+CURRENT, SUPERSEDED, ROLLED_BACK = RevisionState.CURRENT, RevisionState.SUPERSEDED, RevisionState.ROLLED_BACK
+
+
+def refused_by_engines(good: ModelSource, name: str = "refused") -> ModelSource:
+    """A file beside the good one, as long as it, whose header can be read: an engine misses a tensor in it."""
+    content = Path(good.path).read_bytes()
+    path = Path(good.path).with_name(f"{name}.gguf")
+    path.write_bytes(content.replace(b"output_norm.weight", b"output_none.weight", 1))
+    return ModelSource.parse(f"file:{path}")
+
+
+def shown(cluster: Cluster) -> DeploymentStatus:
+    (status,) = cluster.deployments()
+    return status
+
+
+def revisions(cluster: Cluster) -> list[Revision]:
+    """Of the deployment `tiny`, the first one first."""
+    with cluster.database.read() as session:
+        return list(reversed(Revisions(session, utc_now()).of("tiny")))
+
+
+async def at_generation(cluster: Cluster, generation: int) -> DeploymentStatus:
+    await eventually(lambda: shown(cluster).generation >= generation, lambda: (shown(cluster), cluster.instances()))
+    return shown(cluster)
+
+
+async def only(cluster: Cluster, instance_id: str, pid: int) -> None:
+    """Waits until that instance is the only one; it must be the process that it was."""
+    (left,) = await eventually(
+        lambda: found if len(found := cluster.instances("tiny")) == 1 else None, lambda: cluster.instances("tiny")
+    )
+    assert (left.instance_id, left.pid, left.state) == (instance_id, pid, RUNNING)
+    await eventually(lambda: len(cluster.claims()) == 1, cluster.claims)
+
+
+async def test_a_file_that_engines_refuse_is_rolled_back(cluster: Cluster, tiny_model: ModelSource) -> None:
+    await join_hosts(cluster, "w1")
+    before = await run_one(cluster, tiny_model)
+    wrong = make_spec(name="tiny", model=refused_by_engines(tiny_model), replicas=2)
+    assert await cluster.apply(wrong) == 2
+    status = await at_generation(cluster, 3)
+    assert (status.spec, status.instances_generation) == (make_spec(name="tiny", model=tiny_model), 1)
+    assert status.rolled_back is not None
+    assert status.rolled_back.generation == 2
+    assert "output_norm" in status.rolled_back.reason
+    await only(cluster, before.instance_id, before.pid)
+    first, second, third = revisions(cluster)
+    assert [(one.state, one.ran) for one in (first, second, third)] == [
+        (SUPERSEDED, True),
+        (ROLLED_BACK, False),
+        (CURRENT, True),
+    ]
+    assert second.reason == status.rolled_back.reason
+    assert third.spec == first.spec
+
+    assert await cluster.apply(wrong.model_copy(update={"model": tiny_model})) == 4, "what is right rolls as ever"
+    await cluster.instances_in("tiny", [RUNNING] * 2)
+    assert shown(cluster).rolled_back is None
+
+
+async def test_a_file_that_vanished_is_rolled_back_and_a_change_meanwhile_stays(
+    cluster: Cluster, tiny_model: ModelSource
+) -> None:
+    await join_hosts(cluster, "w1")
+    await run_one(cluster, tiny_model)
+    other = Path(tiny_model.path).with_name("other.gguf")
+    other.write_bytes(Path(tiny_model.path).read_bytes())
+    spec = make_spec(name="tiny", model=ModelSource.parse(f"file:{other}"), replicas=0)
+    await cluster.apply(spec)
+    await eventually(lambda: not cluster.instances("tiny"), lambda: cluster.instances("tiny"))
+    other.unlink()
+    assert await cluster.apply(spec.model_copy(update={"replicas": 2})) == 3
+    status = await at_generation(cluster, 4)
+    assert status.spec == make_spec(name="tiny", model=tiny_model, replicas=2)
+    assert status.rolled_back is not None
+    assert "other.gguf" in status.rolled_back.reason
+    await cluster.instances_in("tiny", [RUNNING] * 2, generation=1)
+    assert [one.state for one in revisions(cluster)] == [SUPERSEDED, ROLLED_BACK, ROLLED_BACK, CURRENT]
+
+
+async def test_what_ran_before_is_wanted_again_by_hand_and_never_stops(
+    cluster: Cluster, tiny_model: ModelSource
+) -> None:
+    await join_hosts(cluster, "w1")
+    before = await run_one(cluster, tiny_model)
+    spec = make_spec(name="tiny", model=tiny_model)
+    for generation, slots in ((2, 1), (3, 2)):  # nothing has such a label: none of them ever runs
+        nowhere = {"worker_selector": {"zone": "moon"}, "options": EngineOptions(slots=slots)}
+        assert await cluster.apply(spec.model_copy(update=nowhere)) == generation
+        await cluster.instances_in("tiny", [RUNNING, PENDING])
+    assert await cluster.apply(spec) == 4
+    assert shown(cluster).instances_generation == 1
+    await only(cluster, before.instance_id, before.pid)
+    assert [one.state for one in revisions(cluster)] == [SUPERSEDED, SUPERSEDED, SUPERSEDED, CURRENT]
+
+
+@pytest.mark.skipif("RECORD_HISTORIES" in os.environ, reason="with the real time-out its history is another")
+async def test_what_does_not_run_in_time_is_rolled_back(
+    cluster: Cluster, tiny_model: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollback, "ROLLOUT_TIMEOUT_SECONDS", 1.0)
+    await join_hosts(cluster, "w1")
+    before = await run_one(cluster, tiny_model)
+    nowhere = make_spec(name="tiny", model=tiny_model, worker_selector={"zone": "moon"})
+    assert await cluster.apply(nowhere) == 2
+    status = await at_generation(cluster, 3)
+    assert status.rolled_back is not None
+    assert status.rolled_back.reason.startswith("none of its instances ran within")
+    await only(cluster, before.instance_id, before.pid)

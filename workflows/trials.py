@@ -1,0 +1,102 @@
+"""What a change, and its failure, make of a deployment's state. Pure: a state in, a state out."""
+
+from temporalio import workflow
+
+with workflow.unsafe.imports_passed_through():
+    from stoker.domain.revisions import RolledBack
+    from stoker.domain.rollback import time_left, time_passes, why_give_up
+    from stoker.domain.rollout import ReplicaPhase
+    from workflows.types import ApplyInput, DeploymentState, Trial, Wanted
+
+
+def after_change(state: DeploymentState, wanted: Wanted, input: ApplyInput) -> DeploymentState:
+    """The next generation: `wanted`, asked for by `input`.
+
+    Where its instances differ from those that ran, it is on trial. Where they are those that a trial was to replace,
+    that is over and they stay.
+    """
+    old, generation, trial = state.wanted, state.generation + 1, state.trial
+    next_ = {"wanted": wanted, "generation": generation, "by": input.by, "reason": input.reason, "rolled_back": None}
+    if old is not None and old.spec.same_instances(wanted.spec):
+        kept = _following(trial, old, wanted) if trial is not None else None
+        return state.model_copy(update={**next_, "trial": kept})
+    if trial is not None and trial.previous.spec.same_instances(wanted.spec):
+        again = {
+            "wanted": trial.previous.model_copy(update={"spec": wanted.spec}),
+            "instances_generation": trial.previous_instances_generation,
+            "trial": None,
+        }
+        return state.model_copy(update={**next_, **again})
+    if old is not None and _has_run(state):
+        trial = Trial(previous=old, previous_instances_generation=state.instances_generation)
+    elif trial is not None:  # the one before this never ran: what ran before them both is what counts
+        trial = Trial(previous=trial.previous, previous_instances_generation=trial.previous_instances_generation)
+    return state.model_copy(update={**next_, "instances_generation": generation, "trial": trial})
+
+
+def known_model(state: DeploymentState, input: ApplyInput) -> Wanted | None:
+    """The spec with what was read of its model before; None: its model must be read."""
+    trial = state.trial
+    for one in (state.wanted, trial.previous if trial is not None else None, input.known):
+        if one is not None and one.spec.model == input.spec.model:
+            return one.model_copy(update={"spec": input.spec})
+    return None
+
+
+def timed(state: DeploymentState, now: float) -> DeploymentState:
+    """The state with its trial's time running, or standing still. `now`: Unix seconds."""
+    trial = state.trial
+    if trial is None or (trial.since is not None) == time_passes(state.instances_generation, state.replicas):
+        return state
+    since = now if trial.since is None else None
+    trial = trial.model_copy(update={"seconds": _seconds(trial, now), "since": since})
+    return state.model_copy(update={"trial": trial})
+
+
+def trial_ends(state: DeploymentState) -> float:
+    """When the trial is over by its time alone, in Unix seconds; infinity: never, as things are."""
+    trial = state.trial
+    if trial is None or trial.since is None:
+        return float("inf")
+    return trial.since + time_left(trial.seconds)
+
+
+def failure_of(state: DeploymentState, now: float) -> str:
+    """Why the generation on trial is given up; empty: it is not, or none is on trial."""
+    if state.trial is None or state.deleting:
+        return ""
+    return why_give_up(state.instances_generation, state.replicas, _seconds(state.trial, now))
+
+
+def rolled_back(state: DeploymentState, trial: Trial, reason: str) -> DeploymentState:
+    """The next generation: what ran before the trial, and those of its instances that are left stay."""
+    return state.model_copy(
+        update={
+            "wanted": trial.previous,
+            "generation": state.generation + 1,
+            "instances_generation": trial.previous_instances_generation,
+            "trial": None,
+            "by": "",
+            "reason": f"generation {state.generation} was rolled back: {reason}",
+            "rolled_back": RolledBack(generation=state.generation, reason=reason),
+        }
+    )
+
+
+def _has_run(state: DeploymentState) -> bool:
+    """Whether an instance of the current kind has run. One that runs says so too: older states do not remember."""
+    return state.ran == state.instances_generation or any(
+        one.generation == state.instances_generation and one.phase is ReplicaPhase.RUNNING for one in state.replicas
+    )
+
+
+def _following(trial: Trial, old: Wanted, new: Wanted) -> Trial:
+    """The trial, after a change that its instances need not know of: it is to outlast a roll-back."""
+    before, after = old.spec, new.spec
+    changed = {field: value for field, value in after if getattr(before, field) != value}
+    previous = trial.previous.spec.model_copy(update=changed)
+    return trial.model_copy(update={"previous": trial.previous.model_copy(update={"spec": previous})})
+
+
+def _seconds(trial: Trial, now: float) -> float:
+    return trial.seconds + (now - trial.since if trial.since is not None else 0.0)
