@@ -250,7 +250,7 @@ async def test_from_the_form_to_the_end(clusters_browser: Browser, cluster: Clus
     assert "Fits now" in page
     made = await browser.post("/deployments/-/new", {"name": "paged", **form})
     assert made.url.path == "/deployments/paged"
-    assert "paged is being deployed" in text_of(made.text)
+    assert "eploying paged" in text_of(made.text)
     (instance,) = await cluster.instances_in("paged", [InstanceState.RUNNING])
 
     shown = await browser.get("/deployments/paged/events")
@@ -270,13 +270,13 @@ async def test_from_the_form_to_the_end(clusters_browser: Browser, cluster: Clus
 
     assert "priority : 0 → 7" in text_of(changed.text)
     undone = await browser.post("/deployments/paged/undo", {"generation": generation})
-    assert f"generation {generation} is wanted again" in text_of(undone.text)
+    assert f"eneration {generation} of paged is wanted again" in text_of(undone.text)
     assert "priority : 7 → 0" in text_of(undone.text)
     nothing = await browser.post("/deployments/paged/undo", {"generation": "99"})
     assert (nothing.status_code, "no revision of generation 99" in text_of(nothing.text)) == (404, True)
 
     scaled = await browser.post("/deployments/paged/scale", {"replicas": "0"})
-    assert "0 replicas wanted" in text_of(scaled.text)
+    assert "0 replicas of paged wanted" in text_of(scaled.text)
     gone = await browser.post("/deployments/paged/delete")
     assert gone.url.path == "/deployments"
     await cluster.gone("paged")
