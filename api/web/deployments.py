@@ -11,9 +11,12 @@ from sqlmodel import Session
 from api.deps import ApiContext, ContextDep
 from api.errors import ProblemError
 from api.routes.deployments import NamePath, delete_deployment, get_deployment, update_deployment
+from api.routes.revisions import list_revisions, undo_deployment
 from api.routes.usage import list_usage_requests
 from api.schemas.deployments import DeploymentRead, DeploymentUpdate
+from api.schemas.rollouts import UndoCreate
 from api.web import deployments_view as view
+from api.web.deployments_preview import changes_in_words
 from api.web.forms import Form, FormDep, checked
 from api.web.live import Topic
 from api.web.placement_view import WORDS
@@ -21,6 +24,7 @@ from api.web.rendering import redirect, render
 from api.web.route import page_router
 from api.web.session import AdminPageDep, Visitor
 from stoker.domain.deployments import InstanceState
+from stoker.domain.revisions import RevisionState
 from stoker.domain.statuses import DeploymentStatus, InstanceStatus
 from stoker.storage.by_time import Stretch
 from stoker.storage.deployments import Deployments
@@ -30,6 +34,8 @@ from stoker.storage.usage import usage_requests
 router = page_router()
 
 REQUESTS_SHOWN = 20
+
+_REVISION_CLASSES = {RevisionState.CURRENT: "good", RevisionState.ROLLED_BACK: "warn"}
 
 
 async def all_deployments(context: ApiContext) -> list[DeploymentRead]:
@@ -66,6 +72,7 @@ async def show_deployment(request: Request, name: NamePath, context: ContextDep,
         if problem.code == "not_found" and "hx-request" in request.headers:  # it went while somebody looked at it
             return redirect(request, "/deployments", f"the deployment {name} is gone")
         raise
+    revisions = await list_revisions(name, context, visitor.key)
     requests = await list_usage_requests(context, visitor.key, model=name, limit=REQUESTS_SHOWN)
     return render(
         request,
@@ -73,6 +80,9 @@ async def show_deployment(request: Request, name: NamePath, context: ContextDep,
         live=[f"deployment/{name}", f"requests/{name}"],
         read=read,
         requests=requests.data,
+        revisions=revisions.data,
+        changes_in_words=changes_in_words,
+        revision_classes=_REVISION_CLASSES,
         view=view,
         words=WORDS,
         workflows=_workflows(context),
@@ -98,6 +108,17 @@ async def change_deployment(
     generation = expected_generation(form)
     await update_deployment(name, body, Response(), context, visitor.key, generation)
     return redirect(request, f"/deployments/{name}", f"applied to {name}: {form.get('text')[:200]}")
+
+
+@router.post("/deployments/{name}/undo")
+async def undo_change(
+    request: Request, name: NamePath, context: ContextDep, visitor: AdminPageDep, form: FormDep
+) -> Response:
+    """Makes what an earlier revision asked for wanted again; without a generation, the last that ran."""
+    body = checked(UndoCreate, {"generation": form.number("generation")})
+    await undo_deployment(name, Response(), context, visitor.key, body)
+    told = f"generation {body.generation}" if body.generation is not None else "what ran before"
+    return redirect(request, f"/deployments/{name}", f"{told} of {name} is wanted again")
 
 
 @router.post("/deployments/{name}/delete")

@@ -1,7 +1,7 @@
 """What would come of a deployment that is not made yet: what it needs, and where it would go. Nothing is claimed."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from api.chosen_devices import check_devices
@@ -12,6 +12,7 @@ from api.schemas.deployments import DeploymentCreate
 from api.schemas.estimates import EstimatedModelRead, MemoryEstimateRead
 from api.schemas.memory import EstimateRead
 from api.schemas.placements import WhatIfRead
+from api.schemas.rollouts import FieldChangeRead
 from api.what_if_calls import Change, known_model, simulate_deployment
 from stoker.domain.deployments import DeploymentSpec
 from stoker.domain.estimation.assessment import assess
@@ -68,10 +69,9 @@ async def preview(context: ApiContext, body: DeploymentCreate) -> Preview:
     return Preview(model=estimate.model, needs=placed, outcome=outcome, helps=helps)
 
 
-def field_changes(before: DeploymentCreate, after: DeploymentCreate) -> list[FieldChange]:
-    """What differs, field by field, options dotted."""
-    old, new = _flat(before), _flat(after)
-    return [FieldChange(field, _shown(old[field]), _shown(new[field])) for field in old if old[field] != new[field]]
+def changes_in_words(changes: Iterable[FieldChangeRead]) -> list[FieldChange]:
+    """What differs, as people read it."""
+    return [FieldChange(one.field, _shown(one.before), _shown(one.after)) for one in changes]
 
 
 def replaces_instances(before: DeploymentSpec, after: DeploymentSpec) -> bool:
@@ -82,12 +82,6 @@ def replaces_instances(before: DeploymentSpec, after: DeploymentSpec) -> bool:
 def _fields(changes: Mapping[str, Any]) -> str:
     """Dotted fields of a deployment as the form calls them."""
     return json.dumps({field.removeprefix("options."): value for field, value in changes.items()}) if changes else ""
-
-
-def _flat(body: DeploymentCreate) -> dict[str, Any]:
-    values = body.model_dump(mode="json", include=set(DeploymentCreate.model_fields))
-    options: dict[str, Any] = values.pop("options")
-    return values | {f"options.{name}": value for name, value in options.items()}
 
 
 def _shown(value: Any) -> str:

@@ -268,6 +268,13 @@ async def test_from_the_form_to_the_end(clusters_browser: Browser, cluster: Clus
     again = await browser.post("/deployments/paged/edit", {**form, "priority": "8", "generation": generation})
     assert again.status_code == 412, "somebody has changed it since the form was filled"
 
+    assert "priority : 0 → 7" in text_of(changed.text)
+    undone = await browser.post("/deployments/paged/undo", {"generation": generation})
+    assert f"eneration {generation} of paged is wanted again" in text_of(undone.text)
+    assert "priority : 7 → 0" in text_of(undone.text)
+    nothing = await browser.post("/deployments/paged/undo", {"generation": "99"})
+    assert (nothing.status_code, "no revision of generation 99" in text_of(nothing.text)) == (404, True)
+
     scaled = await browser.post("/deployments/paged/scale", {"replicas": "0"})
     assert "0 replicas of paged wanted" in text_of(scaled.text)
     gone = await browser.post("/deployments/paged/delete")
