@@ -11,6 +11,8 @@ from prometheus_client import Gauge
 from starlette.types import ASGIApp
 
 from api import errors
+from api.demand_report import DemandReport
+from api.deployment_wakes import DeploymentWakes
 from api.deps import ApiContext
 from api.description import truthful
 from api.estimate_errors import EstimateErrors
@@ -19,6 +21,7 @@ from api.limits.upkeep import Upkeep
 from api.middleware import head_as_get, identified, limited
 from api.openai.admission import OPEN_GATE
 from api.openai.metering import Metrics
+from api.openai.proxy import ProxyLimits
 from api.openai.routes import OpenAIApp, beside
 from api.openai.upstream import Pool
 from api.routes import (
@@ -60,11 +63,15 @@ def create_app(context: ApiContext) -> ASGIApp:
         metrics=Metrics(context.registry, time.monotonic, context.recorder),
         gate=context.gate or OPEN_GATE,
         processes=context.processes,
+        limits=ProxyLimits(wake_time=context.wake_timeout),
+        wakes=DeploymentWakes(context.temporal),
     )
     return beside(openai, identified(limited(head_as_get(_management(context, pool, openai)))))
 
 
 def _management(context: ApiContext, pool: Pool, openai: OpenAIApp) -> FastAPI:
+    demand = DemandReport(context.database, context.routes, openai.asked, context.clock)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await context.keyring.refresh()
@@ -72,7 +79,7 @@ def _management(context: ApiContext, pool: Pool, openai: OpenAIApp) -> FastAPI:
         upkeep = _upkeep(context)
         if upkeep is not None:
             await upkeep.refresh()
-        runs = [context.keyring.run(), context.routes.run(), context.absence.run()]
+        runs = [context.keyring.run(), context.routes.run(), context.absence.run(), demand.run()]
         runs += [connections.watch_revoked() for connections in (pool, context.agent_connections)]
         runs += [context.metrics.run(), forget_for_ever(context.database, context.clock, context.usage_days)]
         if upkeep is not None:
@@ -88,6 +95,7 @@ def _management(context: ApiContext, pool: Pool, openai: OpenAIApp) -> FastAPI:
             await asyncio.gather(*tasks, return_exceptions=True)
             await context.agents.aclose()
             await pool.aclose()
+            await demand.close()
             if context.recorder is not None:
                 await asyncio.to_thread(context.recorder.close, RECORDED_WITHIN_SECONDS)
             await asyncio.to_thread(context.metrics.close)

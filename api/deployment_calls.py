@@ -107,6 +107,7 @@ def remembered(status: DeploymentStatus | None, instances: Iterable[InstanceStat
         instances_generation=status.instances_generation,
         replicas=tuple(replicas),
         deleting=status.deleting,
+        scaled=status.scaled,
     )
 
 

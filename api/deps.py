@@ -70,6 +70,7 @@ class ApiContext:
     usage_days: int = 30  # single requests are kept so long
     metrics_folder: FilePath | None = None  # which all processes of this server share; None: there is no other
     view_registry: CollectorRegistry = field(default_factory=CollectorRegistry)  # what all processes see alike
+    wake_timeout: float = 120.0  # seconds; so long a request waits for the first replica of a model that sleeps
     processes: int = 1  # that answer /v1, this one counted: each has its share of what is bounded
     temporal_ui: str = ""  # where browsers find Temporal's UI; empty: no page links to it
     stopping: Event = field(default_factory=Event)  # set when answers that would go on for ever are to end

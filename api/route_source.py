@@ -11,6 +11,7 @@ from api.schemas.deployments import summary
 from stoker.domain.deployments import InstanceState
 from stoker.domain.model_routes import RouteSpec
 from stoker.domain.placement.types import Placement
+from stoker.domain.scaling import is_autoscaled
 from stoker.domain.statuses import DeploymentStatus, InstanceStatus
 from stoker.domain.workers import Worker
 from stoker.mesh.ways import GatewayService, Way, way_to
@@ -142,6 +143,7 @@ def _model(
         state=ModelState.READY if replicas else _STATES[word],
         replicas=replicas,
         queue=status.spec.queue,
+        autoscaled=is_autoscaled(status.spec) and not status.deleting,
         worker=loading.placement.worker if loading and loading.placement else "",
         progress=progress.fraction if progress else None,
         message=message,
@@ -158,7 +160,7 @@ def _serving(status: DeploymentStatus, instances: tuple[InstanceStatus, ...]) ->
     """
     running = [instance for instance in instances if instance.state is InstanceState.RUNNING]
     current = [instance for instance in running if instance.generation >= status.instances_generation]
-    return current if len(current) >= status.spec.replicas and current else running
+    return current if len(current) >= status.wanted_replicas and current else running
 
 
 def _way(instance: InstanceStatus, worker: Worker) -> Way | None:

@@ -1,6 +1,7 @@
-"""`stoker control-plane`: the workflows, the activities of the control queue, and two looks at the rows.
+"""`stoker control-plane`: the workflows, the activities of the control queue, and three looks at the rows.
 
-Once a minute for who fits (`waking`), and every few seconds for whose worker is lost (`absence`).
+Once a minute for who fits (`waking`), and every few seconds for whose worker is lost (`absence`) and for how much is
+asked of whom (`scaling`).
 """
 
 import asyncio
@@ -23,18 +24,27 @@ from entrypoints.absence import keep_watch
 from entrypoints.clock import utc_now
 from entrypoints.concurrency import first_of
 from entrypoints.data_folder import header_cache
+from entrypoints.scaling import keep_scaling
 from entrypoints.waking import keep_waking
 from stoker.domain.naming import CONTROL_QUEUE
 from stoker.remote_models import remote_models
 from stoker.settings import Settings
 from stoker.storage.absence import AbsenceWatch
 from stoker.storage.claims import ClaimLedger
+from stoker.storage.demand import DemandWatch
 from stoker.storage.engine import Database
 from stoker.storage.files import RowFileHolders
 from stoker.storage.links import RowLinks
 from stoker.storage.occupancy import RowOccupancy
 from stoker.storage.projections import RowProjections
-from stoker.temporal import TemporalInstanceCalls, connect, quiet_runtime, register_search_attributes, workflow_runner
+from stoker.temporal import (
+    TemporalDeploymentCalls,
+    TemporalInstanceCalls,
+    connect,
+    quiet_runtime,
+    register_search_attributes,
+    workflow_runner,
+)
 from stoker.version import VERSION
 from workflows.deployment import Deployment
 from workflows.drain import Drain
@@ -65,7 +75,8 @@ async def run_control_plane(settings: Settings) -> None:
         log.info("control_plane_ready", queue=CONTROL_QUEUE)
         calls = TemporalInstanceCalls(client)
         absence = AbsenceWatch(database, settings.worker_grace)
-        await first_of(stop.wait(), keep_waking(ledger, calls), keep_watch(absence, calls))
+        scaling = keep_scaling(DemandWatch(database, utc_now), TemporalDeploymentCalls(client))
+        await first_of(stop.wait(), keep_waking(ledger, calls), keep_watch(absence, calls), scaling)
     database.close()
     await asyncio.sleep(
         0.1

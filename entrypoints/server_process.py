@@ -81,6 +81,7 @@ async def run_server_process(settings: Settings, inherited: Inherited) -> None:
         recorder=UsageRecorder(database, usage_folder(settings), utc_now),
         gate=LimitGate(key_counters(settings)),
         usage_days=settings.api.usage_days,
+        wake_timeout=settings.api.wake_timeout,
         metrics_folder=metrics_folder(settings),
         processes=settings.api.processes,
         temporal_ui=settings.temporal.ui_url,

@@ -41,6 +41,7 @@ class ApiSettings(_Section):
     port: int = Field(default=8410, ge=1, le=65535)
     processes: int = Field(default=1, ge=1, le=64)  # that answer on the one port
     drain_timeout: float = Field(default=30.0, ge=0, le=86_400)  # seconds that a stopping process's streams may go on
+    wake_timeout: float = Field(default=120.0, ge=0, le=3600)  # seconds that requests wait for a model that sleeps
     usage_days: int = Field(default=30, ge=1, le=3650)  # single requests are kept so long; their sums for good
 
 

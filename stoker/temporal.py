@@ -18,7 +18,15 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from stoker.domain.base import InstanceId, WorkerName
-from stoker.domain.naming import CAPACITY_SIGNAL, SEARCH_ATTRIBUTES, WORKER_LOST_SIGNAL, instance_workflow_id
+from stoker.domain.naming import (
+    CAPACITY_SIGNAL,
+    SCALE_SIGNAL,
+    SEARCH_ATTRIBUTES,
+    WORKER_LOST_SIGNAL,
+    deployment_workflow_id,
+    instance_workflow_id,
+)
+from stoker.domain.scaling import Rescale
 
 log = structlog.get_logger()
 
@@ -156,3 +164,20 @@ class TemporalInstanceCalls:
                 return True
             raise
         return description.close_time is not None
+
+
+class TemporalDeploymentCalls:
+    """Reaches deployments' workflows from outside them."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def scale(self, rescale: Rescale) -> None:
+        """Signals how many replicas it should have. One that is gone is fine; any other error is raised."""
+        handle = self._client.get_workflow_handle(deployment_workflow_id(rescale.deployment))
+        content = {"replicas": rescale.replicas, "seen": rescale.seen, "reason": rescale.reason}  # a ScaleRequest
+        try:
+            await handle.signal(SCALE_SIGNAL, content, rpc_timeout=_RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is not RPCStatusCode.NOT_FOUND:
+                raise

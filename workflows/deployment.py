@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from stoker.domain.deployments import DeploymentSpec
     from stoker.domain.naming import instance_workflow_id
     from stoker.domain.rollout import Replica, ReplicaPhase, plan
+    from stoker.domain.scaling import wanted_replicas
     from stoker.domain.statuses import DeploymentProjection
     from workflows import deployment_rows, options
     from workflows.cancellation import is_cancelled, uninterrupted
@@ -24,6 +25,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.instance import Instance
     from workflows.model_inspection import check_estimate, inspect_model
     from workflows.replicas import replaced, to_keep, to_replace, with_phase, without
+    from workflows.scaled_count import scaled_under, to_scale, to_wake
     from workflows.types import (
         ApplyInput,
         ApplyResult,
@@ -34,7 +36,9 @@ with workflow.unsafe.imports_passed_through():
         InstanceInput,
         KeepRequest,
         ReplaceRequest,
+        ScaleRequest,
         StopRequest,
+        WakeRequest,
         Wanted,
     )
     from workflows.visibility import DEPLOYMENT, PHASE, show_phase
@@ -57,6 +61,7 @@ class Deployment:
         self._dirty = True
         self._sweep_at = workflow.time() + options.SWEEP_EVERY.total_seconds()
         self._applying = asyncio.Lock()
+        self._scaled_shown: int | None = None  # in the row, as far as this run knows
 
     # --- handlers ----------------------------------------------------------------------------------------------------
 
@@ -78,7 +83,8 @@ class Deployment:
             generation = self._state.generation + 1
             rolls = old is None or not old.spec.same_instances(spec)
             instances_generation = generation if rolls else self._state.instances_generation
-            self._change(wanted=wanted, generation=generation, instances_generation=instances_generation)
+            scaled = scaled_under(spec, self._state)
+            self._change(wanted=wanted, generation=generation, instances_generation=instances_generation, scaled=scaled)
             await self._project(wanted)
             self._dirty = True
             return ApplyResult(generation=generation, created=old is None)
@@ -126,6 +132,16 @@ class Deployment:
         """It need not be replaced any more."""
         self._state, self._dirty = to_keep(self._state, request.instance_id), True
 
+    @workflow.signal
+    def scale(self, request: ScaleRequest) -> None:
+        """Demand asks for more replicas, or for fewer."""
+        self._state, self._dirty = to_scale(self._state, request), True
+
+    @workflow.signal
+    def wake(self, _: WakeRequest) -> None:
+        """Somebody asks the model."""
+        self._state, self._dirty = to_wake(self._state), True
+
     def _check_open(self) -> None:
         if self._state.deleting:
             raise ApplicationError(f"{self._name} is being deleted", type="deployment_deleting")
@@ -155,6 +171,7 @@ class Deployment:
                     return  # the very first apply was refused, or never came: nothing was made, nothing stays
             await self._reconcile(self._state.wanted, self._state.instances_generation)
             await self._tell_of_replaced()
+            await self._show_scaled()
             if self._state.deleting and not self._state.replicas:
                 await deployment_rows.remove_deployment(self._name)
                 break
@@ -184,12 +201,13 @@ class Deployment:
             self._dirty
             or (self._state.wanted is None and workflow.all_handlers_finished())
             or (is_cancelled() and not self._state.deleting)
+            or self._is_scaled_unshown()
             or workflow.info().is_continue_as_new_suggested()
         )
 
     async def _reconcile(self, wanted: Wanted, generation: int) -> None:
         """`generation`: the one that `wanted` makes instances of; an apply may change both while this waits."""
-        count = 0 if self._state.deleting else wanted.spec.replicas
+        count = 0 if self._state.deleting else wanted_replicas(wanted.spec, self._state.scaled)
         step = plan(count, generation, self._state.replicas)
         if max(len(step.stop), step.start) > 1 and workflow.patched("instances-together"):
             await _few_at_a_time([partial(self._stop, instance_id) for instance_id in step.stop])
@@ -266,7 +284,18 @@ class Deployment:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
+    def _is_scaled_unshown(self) -> bool:
+        """Whether the row is to be told of what demand asks for; an apply or a delete under way does so itself."""
+        return not self._state.deleting and not self._applying.locked() and self._state.scaled != self._scaled_shown
+
+    async def _show_scaled(self) -> None:
+        wanted = self._state.wanted
+        if wanted is not None and self._is_scaled_unshown():
+            async with self._applying:
+                await self._project(wanted)
+
     async def _project(self, wanted: Wanted, *, deleting: bool = False) -> None:
+        scaled = self._state.scaled
         await deployment_rows.show_deployment(
             DeploymentProjection(
                 spec=wanted.spec,
@@ -275,8 +304,10 @@ class Deployment:
                 files=wanted.files,
                 deleting=deleting,
                 instances_generation=self._state.instances_generation,
+                scaled=scaled,
             )
         )
+        self._scaled_shown = scaled
 
     def _show(self, spec: DeploymentSpec, wanted: int) -> None:
         running = sum(replica.phase is ReplicaPhase.RUNNING for replica in self._state.replicas)

@@ -81,6 +81,20 @@ class KeepRequest(Value):
     instance_id: InstanceId
 
 
+class ScaleRequest(Value):
+    """Signalled to an autoscaled deployment: it is to have so many replicas. May be repeated."""
+
+    replicas: int
+    seen: int  # that were wanted when this was decided; what was decided from another count takes none away
+    reason: str = ""
+
+
+class WakeRequest(Value):
+    """Signalled to an autoscaled deployment: it is to have one replica at least. May be repeated."""
+
+    reason: str = ""
+
+
 class InstanceGone(Value):
     """Signalled to whoever asked for an instance to be replaced: its deployment has it no more."""
 
@@ -104,6 +118,7 @@ class DeploymentState(Value):
     replicas: tuple[Replica, ...] = ()
     deleting: bool = False
     replacing: tuple[ReplaceRequest, ...] = ()  # asked for, and whoever asked was not told yet that it is done
+    scaled: int | None = None  # replicas that demand asks for; None: as many as the spec begins with
 
 
 class DeploymentInput(Value):

@@ -15,6 +15,9 @@ def unavailable(route: ModelRoute) -> APIError:
             return engine_unreachable(route.name)
         case ModelState.FAILED:
             return _final(f"The model {route.name!r} could not be started{because}", "model_failed")
+        case ModelState.STOPPED if route.autoscaled:
+            message = f"The model {route.name!r} sleeps, and starts when it is asked."
+            return _loading(route, message, _LOADING_RETRY_SECONDS)
         case ModelState.STOPPED:
             return _final(f"The model {route.name!r} is stopped: it has no replicas{because}", "model_stopped")
         case ModelState.LOADING:

@@ -2,7 +2,8 @@
 
 1. The body is read and checked; the key must be allowed to ask the model, and have something left of its limits.
 2. The model is a deployment's own name, or a route's: then one of its targets is drawn, by the conversation.
-3. No more requests may wait for a deployment than its queue holds.
+3. No more requests may wait for a deployment than its queue holds. Where demand decides how many replicas there are,
+   and there is none, they wait for the first one (`waking`), unless a route names another for that case.
 4. One of the deployment's engines answers (`failover`). If none does, a route's fallbacks are asked, each for the
    statuses that it is there for, as long as nothing has gone to the client.
 5. Whatever happened, it is settled with the key's limits and recorded.
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from api.openai.admission import BYTES_PER_TOKEN, Gate, reserve_for
 from api.openai.affinity import drawn
 from api.openai.auth import Principal
+from api.openai.availability import unavailable
 from api.openai.balancer import Balancer
 from api.openai.call import Call, ClientGoneError, ClientWatch
 from api.openai.directory import Directory
@@ -32,7 +34,11 @@ from api.openai.router import ModelRoute, RouteSource, RouteTable
 from api.openai.slow_readers import SlowReaders
 from api.openai.upstream import Pool
 from api.openai.validation import EngineRequest, parse_request
+from api.openai.waking import NOBODY_WAKES, Wakes, Waking
 from stoker.domain.usage import GONE
+
+_ELSEWHERE = 503
+"""The status of a model that cannot answer now, after which a route may name another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class ProxyLimits:
     total_time: float = 3600.0
     refresh_time: float = 2.0  # to wait for a newer route table
     reader_time: float = 60.0  # that a client may take nothing of the answer that waits for it
+    wake_time: float = 120.0  # to wait for the first replica of a model that sleeps
     timeouts: Timeouts = field(default_factory=Timeouts)
 
 
@@ -60,6 +67,7 @@ class Proxy:
         clock: Callable[[], float],
         gate: Gate,
         processes: int = 1,
+        wakes: Wakes = NOBODY_WAKES,
     ) -> None:
         """`clock` returns seconds that only grow. `processes`: so many share the engines and their queues."""
         self._metrics, self._limits, self._gate = metrics, limits, gate
@@ -67,6 +75,7 @@ class Proxy:
         self.queues = Queues(clock, processes)
         self.slow_readers = SlowReaders(limits.reader_time)
         self.directory = Directory(routes, limits.refresh_time, self._forget_all_but)
+        self._waking = Waking(self.directory, wakes, limits.wake_time)
         self._failover = Failover(
             self.directory,
             pool,
@@ -162,7 +171,7 @@ class Proxy:
         statuses: set[int] = set()
         while True:
             try:
-                await self._serve_from(_named_as_asked(job, route), route)
+                await self._serve_from(_named_as_asked(job, route), route, others)
                 return
             except APIError as error:
                 errors.append(error)
@@ -180,12 +189,30 @@ class Proxy:
             route = found
             job.meter.goes_to(route.name)
 
-    async def _serve_from(self, job: Job, route: ModelRoute) -> None:
+    async def _serve_from(self, job: Job, route: ModelRoute, others: list[Step]) -> None:
         if not route.replicas:
-            await self._failover.serve(job, route)  # says why
+            await self._serve_asleep(job, route, others)
             return
         self.queues.enter(route)
         try:
+            await self._failover.serve(job, route)
+        finally:
+            self.queues.leave(route.name)
+
+    async def _serve_asleep(self, job: Job, route: ModelRoute, others: list[Step]) -> None:
+        """There is no replica: waits for one where demand starts one, else says why."""
+        if not route.is_awaited:
+            raise unavailable(route)
+        self._waking.wake(route)
+        if any(_ELSEWHERE in step.after for step in others):  # who can answer now comes before who will
+            raise unavailable(route)
+        try:
+            self.queues.enter(route)
+        except APIError as error:  # as many as may wait for it do
+            raise unavailable(route) from error
+        try:
+            route = await self._waking.awake(route, job.watch, job.deadline)
+            self.queues.changed(route)
             await self._failover.serve(job, route)
         finally:
             self.queues.leave(route.name)

@@ -65,10 +65,21 @@ class ModelRoute(Value):
     state: ModelState = ModelState.READY
     replicas: tuple[Replica, ...] = ()
     queue: int = DEFAULT_QUEUE  # requests that may wait while all slots are taken
+    autoscaled: bool = False  # whether demand decides how many replicas there are
     worker: WorkerName | Literal[""] = ""  # where it loads
     progress: float | None = None  # of loading, 0 to 1
     message: str = ""
     eta_seconds: float | None = None
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether requests wait for its first replica: it starts because of them."""
+        return self.autoscaled and not self.replicas and self.state is not ModelState.FAILED
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether it starts only when somebody asks it."""
+        return self.autoscaled and self.state is ModelState.STOPPED
 
 
 class RouteTable(Value):

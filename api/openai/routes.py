@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any
 
@@ -24,8 +24,10 @@ from api.openai.metering import Metrics
 from api.openai.names import created_at
 from api.openai.openapi import DOCUMENT_PATH, document_bytes
 from api.openai.proxy import Proxy, ProxyLimits
+from api.openai.queueing import Asked
 from api.openai.router import RouteSource, RouteTable
 from api.openai.upstream import Pool
+from api.openai.waking import NOBODY_WAKES, Wakes
 
 _log = structlog.get_logger()
 
@@ -46,13 +48,18 @@ class OpenAIApp:
         clock: Callable[[], float] = time.monotonic,
         gate: Gate = OPEN_GATE,
         processes: int = 1,
+        wakes: Wakes = NOBODY_WAKES,
     ) -> None:
         """`metrics` and this must share the `clock`, which returns seconds that only grow.
 
         `processes`: so many doors, this one counted, share the engines and their queues.
         """
         self._authenticate, self._metrics, self._clock = authenticate, metrics, clock
-        self._proxy = Proxy(routes, pool, metrics, limits or ProxyLimits(), clock, gate, processes)
+        self._proxy = Proxy(routes, pool, metrics, limits or ProxyLimits(), clock, gate, processes, wakes)
+
+    def asked(self) -> Mapping[str, Asked]:
+        """What is asked of each deployment. May be asked from another thread."""
+        return self._proxy.queues.asked()
 
     def on_behalf_of(self, principal: Principal) -> "OpenAIApp":
         """The same door, with the same engines, queues and counts, for one who was let in without a key: a session."""

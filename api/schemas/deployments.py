@@ -11,8 +11,11 @@ from api.schemas.integers import Integer
 from stoker.domain.base import DEPLOYMENT_NAME_HINT, DEPLOYMENT_NAME_PATTERN
 from stoker.domain.deployments import (
     COMPUTE_CAPABILITY_PATTERN,
+    DEFAULT_IDLE_TIMEOUT,
     DEFAULT_QUEUE,
+    LEAST_IDLE_TIMEOUT,
     MAX_QUEUE,
+    MOST_IDLE_TIMEOUT,
     CacheType,
     DeploymentSpec,
     EngineOptions,
@@ -20,13 +23,15 @@ from stoker.domain.deployments import (
     LabelText,
     Strategy,
     overcommit_fault,
+    scaling_fault,
     split_fault,
 )
 from stoker.domain.models import ModelSource, SourceKind
+from stoker.domain.scaling import is_autoscaled
 from stoker.domain.statuses import DeploymentStatus, InstanceStatus
 
-_CLEARED_BY_NULL = ("gpu_layers", "min_compute_capability")
-"""Fields of a change for which null is a value: Stoker's own choice."""
+_CLEARED_BY_NULL = ("gpu_layers", "min_compute_capability", "min_replicas", "max_replicas")
+"""Fields of a change for which null is a value: Stoker's own choice, or none."""
 
 
 class OptionsWrite(BaseModel):
@@ -124,6 +129,23 @@ class DeploymentCreate(_Spec):
         le=MAX_QUEUE,
         description="Requests that may wait while all slots of its running instances are taken; more get 429.",
     )
+    min_replicas: Integer | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="With this or `max_replicas`, there are as many replicas as requests in work and waiting fill, and "
+        "never fewer than this. 0: none while nothing is asked; the first request starts one, and waits for it. "
+        "null: as `replicas`, with which it begins.",
+    )
+    max_replicas: Integer | None = Field(
+        default=None, ge=1, le=1000, description="The most that demand may ask for; null: as `replicas`."
+    )
+    idle_timeout: Integer = Field(
+        default=DEFAULT_IDLE_TIMEOUT,
+        ge=LEAST_IDLE_TIMEOUT,
+        le=MOST_IDLE_TIMEOUT,
+        description="Seconds for which fewer replicas must have sufficed until demand takes one away.",
+    )
 
     @field_validator("tensor_split")
     @classmethod
@@ -138,6 +160,14 @@ class DeploymentCreate(_Spec):
     def _is_chosen(cls, value: bool, info: ValidationInfo) -> bool:
         # Devices that are wrong themselves are not in the data, and refused already.
         fault = overcommit_fault(value, parse_devices(info.data["devices"])) if "devices" in info.data else ""
+        if fault:
+            raise ValueError(fault)
+        return value
+
+    @field_validator("max_replicas")
+    @classmethod
+    def _is_above_least(cls, value: int | None, info: ValidationInfo) -> int | None:
+        fault = scaling_fault(info.data.get("min_replicas"), value)
         if fault:
             raise ValueError(fault)
         return value
@@ -160,6 +190,9 @@ class DeploymentCreate(_Spec):
             overcommit=self.overcommit,
             priority=self.priority,
             queue=self.queue,
+            min_replicas=self.min_replicas,
+            max_replicas=self.max_replicas,
+            idle_timeout=self.idle_timeout,
         )
 
     @classmethod
@@ -192,6 +225,9 @@ class DeploymentUpdate(_Spec):
     overcommit: bool | None = None
     priority: Integer | None = Field(default=None, ge=-1000, le=1000)
     queue: Integer | None = Field(default=None, ge=0, le=MAX_QUEUE)
+    min_replicas: Integer | None = Field(default=None, ge=0, le=1000, description="null: as if it was never given.")
+    max_replicas: Integer | None = Field(default=None, ge=1, le=1000, description="null: as if it was never given.")
+    idle_timeout: Integer | None = Field(default=None, ge=LEAST_IDLE_TIMEOUT, le=MOST_IDLE_TIMEOUT)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -239,6 +275,7 @@ class DeploymentRead(DeploymentCreate):
     state: str = Field(description="running, progressing, pending, failed, stopped (no replicas) or deleting")
     message: str
     running: int = Field(description="Instances that answer now.")
+    wanted: int = Field(description="Instances that are wanted now: `replicas`, or what demand asks for.")
     model_info: ModelRead
     instances: list[InstanceRead]
     created_at: datetime
@@ -256,6 +293,7 @@ class DeploymentRead(DeploymentCreate):
             state=state,
             message=message,
             running=sum(instance.state is InstanceState.RUNNING for instance in instances),
+            wanted=status.wanted_replicas,
             model_info=ModelRead(
                 source=str(files.source),
                 revision=files.revision or None,
@@ -280,14 +318,15 @@ def summary(status: DeploymentStatus, instances: tuple[InstanceStatus, ...]) -> 
     """The deployment's state in one word, and the message of the instance that explains it."""
     if status.deleting:
         return "deleting", "its instances are being stopped"
-    if status.spec.replicas == 0:
-        return "stopped", "no replicas are wanted"
+    if status.wanted_replicas == 0:
+        asleep = is_autoscaled(status.spec)
+        return "stopped", "it sleeps: the first request starts it" if asleep else "no replicas are wanted"
     current = [
         instance
         for instance in instances
         if instance.state is not InstanceState.STOPPING and instance.generation >= status.instances_generation
     ]
-    if sum(instance.state is InstanceState.RUNNING for instance in current) >= status.spec.replicas:
+    if sum(instance.state is InstanceState.RUNNING for instance in current) >= status.wanted_replicas:
         return "running", "all replicas answer"
     for state, word in (
         (InstanceState.FAILED, "failed"),

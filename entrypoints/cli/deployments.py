@@ -55,7 +55,7 @@ async def deploy(
         answer = await client.call("POST", path("deployments"), wanted, field_names=FIELD_NAMES)
         after = read_as(DeploymentRead, answer)
         typer.echo(f"{name}: {_what_changed(before, after)}", err=True)
-        goal = Goal(generation=after.generation, replicas=after.replicas)
+        goal = Goal(generation=after.generation, replicas=after.wanted)
         await _finish(client, answer, goal, wait=wait, timeout=timeout, output=output)
 
 
@@ -68,7 +68,7 @@ async def scale(
     output: OutputOption = "table",
     server: ServerOption = None,
 ) -> None:
-    """Change how many instances a deployment has."""
+    """Change how many instances a deployment has. Where demand decides, it goes on from there."""
     from api.schemas.deployments import DeploymentRead
     from entrypoints.cli.client import connect, path, read_as
     from entrypoints.cli.waiting import Goal
@@ -78,8 +78,8 @@ async def scale(
             "PATCH", path("deployments", name), {"replicas": replicas}, field_names={"replicas": "REPLICAS"}
         )
         after = read_as(DeploymentRead, answer)
-        typer.echo(f"{name}: {replicas} replica{'' if replicas == 1 else 's'} wanted", err=True)
-        goal = Goal(generation=after.generation, replicas=replicas, exactly=True)
+        typer.echo(f"{name}: {after.wanted} replica{'' if after.wanted == 1 else 's'} wanted", err=True)
+        goal = Goal(generation=after.generation, replicas=after.wanted, exactly=True)
         await _finish(client, answer, goal, wait=wait, timeout=timeout, output=output)
 
 

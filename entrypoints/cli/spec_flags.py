@@ -36,6 +36,9 @@ FIELD_NAMES = {
     "overcommit": "--overcommit",
     "priority": "--priority",
     "queue": "--queue",
+    "min_replicas": "--min-replicas",
+    "max_replicas": "--max-replicas",
+    "idle_timeout": "--idle-timeout",
 }
 """What a deployment's fields are called here."""
 
@@ -72,6 +75,13 @@ class SpecFlags:
     ] = False
     priority: Annotated[int | None, typer.Option(help="Higher is served first when room is short.")] = None
     queue: Annotated[int | None, typer.Option(help="Requests that may wait while all slots are taken.")] = None
+    min_replicas: Annotated[
+        int | None, typer.Option(help="Demand decides how many there are, and never fewer. 0: it sleeps when unused.")
+    ] = None
+    max_replicas: Annotated[int | None, typer.Option(help="The most that demand may ask for.")] = None
+    idle_timeout: Annotated[
+        int | None, typer.Option(metavar="SECONDS", help="So long fewer must have sufficed until there are fewer.")
+    ] = None
     embeddings: Annotated[bool, typer.Option("--embeddings", help="Serve embeddings instead of text.")] = False
 
     def body(self) -> dict[str, Any]:
@@ -100,6 +110,9 @@ class SpecFlags:
                 "overcommit": self.overcommit or None,
                 "priority": self.priority,
                 "queue": self.queue,
+                "min_replicas": self.min_replicas,
+                "max_replicas": self.max_replicas,
+                "idle_timeout": self.idle_timeout,
             }
         )
 

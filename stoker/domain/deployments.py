@@ -79,8 +79,22 @@ def overcommit_fault(overcommit: bool, devices: Sequence[tuple[WorkerName, Devic
     return ""
 
 
+def scaling_fault(min_replicas: int | None, max_replicas: int | None) -> str:
+    """Why replicas cannot be scaled between these, and what would be right; empty: they can, or are not to be."""
+    if min_replicas is not None and max_replicas is not None and min_replicas > max_replicas:
+        return f"it is {max_replicas} and min_replicas is {min_replicas}: make it {min_replicas} or more"
+    return ""
+
+
+DEFAULT_IDLE_TIMEOUT = 600
+LEAST_IDLE_TIMEOUT, MOST_IDLE_TIMEOUT = 5, 30 * 86_400
+"""Seconds. What was asked of a model is known to the control plane some seconds later."""
+
 DEFAULT_QUEUE = 128
 MAX_QUEUE = 100_000
+
+
+_NOT_OF_INSTANCES = ("replicas", "min_replicas", "max_replicas", "idle_timeout", "priority", "queue")
 
 
 class DeploymentSpec(Value):
@@ -105,12 +119,18 @@ class DeploymentSpec(Value):
     queue: Annotated[int, Field(ge=0, le=MAX_QUEUE)] = (
         DEFAULT_QUEUE  # requests that may wait for a slot, of all replicas
     )
+    min_replicas: Annotated[int, Field(ge=0, le=1000)] | None = None  # with either of the two, replicas are scaled by
+    max_replicas: Annotated[int, Field(ge=1, le=1000)] | None = None  # demand; see `stoker.domain.scaling`
+    idle_timeout: Annotated[int, Field(ge=LEAST_IDLE_TIMEOUT, le=MOST_IDLE_TIMEOUT)] = (
+        DEFAULT_IDLE_TIMEOUT  # seconds for which fewer must have sufficed until they are fewer
+    )
 
     @model_validator(mode="after")
     def _check_agreement(self) -> Self:
         faults = {
             "tensor_split": split_fault(self.tensor_split, self.gpu_layers, self.devices),
             "overcommit": overcommit_fault(self.overcommit, self.devices),
+            "max_replicas": scaling_fault(self.min_replicas, self.max_replicas),
         }
         for field, fault in faults.items():
             if fault:
@@ -118,8 +138,8 @@ class DeploymentSpec(Value):
         return self
 
     def same_instances(self, other: "DeploymentSpec") -> bool:
-        """Whether instances made for `other` answer this spec too: only replicas, priority or queue changed."""
-        theirs = {"replicas": other.replicas, "priority": other.priority, "queue": other.queue}
+        """Whether instances made for `other` answer this spec too: only how many, priority or queue changed."""
+        theirs = {name: getattr(other, name) for name in _NOT_OF_INSTANCES}
         return self.model_copy(update=theirs) == other
 
 

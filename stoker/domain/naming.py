@@ -20,6 +20,9 @@ LINK_READY_SIGNAL = "link_ready"
 WORKER_LOST_SIGNAL = "worker_lost"
 """Tells an instance that a worker which it uses was silent for so long that it must go on elsewhere."""
 
+SCALE_SIGNAL = "scale"
+"""Tells a deployment that demand asks for another number of replicas."""
+
 SEARCH_ATTRIBUTES = ("StokerDeployment", "StokerPhase", "StokerReason", "StokerWorker")
 """Keyword search attributes of our workflows; registered before the first workflow starts."""
 

@@ -10,6 +10,7 @@ from stoker.domain.links import WorkerLink
 from stoker.domain.measured_memory import MeasuredMemory
 from stoker.domain.models import ModelFiles
 from stoker.domain.placement.types import Placement, Unplaceable
+from stoker.domain.scaling import wanted_replicas
 from stoker.domain.workers import Worker
 
 
@@ -22,6 +23,12 @@ class DeploymentProjection(Value):
     files: ModelFiles
     deleting: bool = False
     instances_generation: int = 0  # the generation that instances must be of; older ones are being replaced
+    scaled: int | None = None  # replicas that demand asks for; None: demand was not looked at
+
+    @property
+    def wanted_replicas(self) -> int:
+        """So many instances are wanted now."""
+        return wanted_replicas(self.spec, self.scaled)
 
 
 class DeploymentStatus(DeploymentProjection):

@@ -230,6 +230,18 @@ class WorkerLinkRow(SQLModel, table=True):
     checked_at: datetime = Field(sa_type=UtcDateTime)
 
 
+class DemandRow(SQLModel, table=True):
+    """What one API process last told of one deployment that demand scales; see `stoker.domain.scaling`."""
+
+    __tablename__ = "demand"
+    process: str = Field(primary_key=True)
+    deployment: str = Field(primary_key=True)
+    busy: int  # requests in work, waiting for a slot, or held until there is a replica
+    asked: int = Field(sa_type=BigInteger)  # requests since the process began
+    beat: int = Field(sa_type=BigInteger)  # another one whenever it tells anything
+    told_at: datetime = Field(sa_type=UtcDateTime)
+
+
 def table_of(row: type[SQLModel]) -> Table:
     """The table itself, for statements that read and write values and no rows."""
     table: Table = row.__table__  # type: ignore[attr-defined]  # SQLModel does not declare it

@@ -117,6 +117,25 @@ def body_of(model: ModelSource, name: str, **fields: Any) -> dict[str, Any]:
     return {"name": name, "model": str(model), "replicas": 0} | fields
 
 
+async def test_how_many_demand_may_ask_for_can_be_changed_and_given_up(
+    api: Api, cluster: Cluster, tiny_model: ModelSource
+) -> None:
+    made = (await create(api, tiny_model, "sleeper", min_replicas=0, max_replicas=3, idle_timeout=60)).json()
+    assert (made["state"], made["wanted"], made["message"]) == ("stopped", 0, "it sleeps: the first request starts it")
+    assert (await api.context.routes.refresh()).models["sleeper"].sleeps
+    refused = await api.admin.patch(f"{PATH}/sleeper", json={"min_replicas": 4})
+    problem = problem_of(refused, 422, "invalid_request")
+    assert [(error.field, error.message) for error in problem.errors] == [
+        ("max_replicas", "it is 3 and min_replicas is 4: make it 4 or more")
+    ]
+    changed = (await api.admin.patch(f"{PATH}/sleeper", json={"min_replicas": None, "max_replicas": None})).json()
+    assert (changed["min_replicas"], changed["max_replicas"], changed["idle_timeout"]) == (None, None, 60)
+    assert (changed["generation"], changed["instances_generation"]) == (2, 1), "no instance restarts"
+    assert changed["message"] == "no replicas are wanted"
+    assert not (await api.context.routes.refresh()).models["sleeper"].sleeps
+    await removed(api, cluster, "sleeper")
+
+
 async def test_another_queue_takes_the_place_of_the_old_one_and_no_instance_restarts(
     api: Api, cluster: Cluster, tiny_model: ModelSource
 ) -> None:

@@ -14,6 +14,7 @@ from entrypoints.cli.output import age, cell, fields, table
 from entrypoints.cli.views.instances import instance_description, placed_on
 from stoker.domain.deployments import InstanceState
 from stoker.domain.naming import deployment_workflow_id
+from stoker.domain.scaling import is_autoscaled, replica_bounds
 from stoker.domain.units import format_bytes
 
 STATE_STYLES = {
@@ -38,11 +39,17 @@ def deployments_table(items: Sequence[Any]) -> Table:
             cell(read.name),
             cell(short_model(read.model)),
             cell(read.state, STATE_STYLES.get(read.state, "")),
-            cell(f"{read.running}/{read.replicas}"),
+            cell(f"{read.running} of {range_of(read)}" if range_of(read) else f"{read.running}/{read.wanted}"),
             cell(age(read.created_at)),
             cell(read.message),
         )
     return made
+
+
+def range_of(read: DeploymentRead) -> str:
+    """`0..3`: how many replicas demand may ask for; empty where it has no say."""
+    spec = read.spec()
+    return "{}..{}".format(*replica_bounds(spec)) if is_autoscaled(spec) else ""
 
 
 def short_model(source: str, characters: int = _MODEL_CHARACTERS) -> str:
@@ -60,13 +67,13 @@ def outcome(read: DeploymentRead) -> RenderableType:
             cell(read.name),
             " is ",
             cell(read.state, STATE_STYLES.get(read.state, "")),
-            f": {read.running} of {read.replicas} running" if read.replicas else "",
+            f": {read.running} of {read.wanted} running" if read.wanted else "",
         )
     ]
-    for instance in read.instances if read.replicas else ():
+    for instance in read.instances if read.wanted else ():
         if instance.state is InstanceState.RUNNING and instance.placement is not None:
             lines.append(cell(f"  {instance.id} on {placed_on(instance.placement)}"))
-    if read.running and read.replicas:
+    if read.running and read.wanted:
         lines.append(cell(f"  try it: stoker chat {read.name}" if not read.options.embeddings else ""))
     return Group(*(line for line in lines if line.plain))
 
@@ -77,7 +84,9 @@ def deployment_description(read: DeploymentRead) -> RenderableType:
     info = read.model_info
     made.add_row("Deployment", cell(read.name))
     made.add_row("State", Text.assemble(cell(read.state, STATE_STYLES.get(read.state, "")), cell(f": {read.message}")))
-    made.add_row("Replicas", cell(f"{read.running} running of {read.replicas}"))
+    made.add_row("Replicas", cell(f"{read.running} running of {read.wanted}"))
+    if between := range_of(read):
+        made.add_row("", cell(f"{between}, as requests need; fewer when they have sufficed for {read.idle_timeout} s"))
     made.add_row("Model", cell(read.model))
     if info.revision:
         made.add_row("Revision", cell(info.revision))

@@ -27,7 +27,7 @@ def explanation(read: DeploymentRead) -> RenderableType:
         cell(read.name, "bold"),
         " is ",
         cell(read.state, STATE_STYLES.get(read.state, "")),
-        cell(f": {read.running} of {read.replicas} running"),
+        cell(f": {read.running} of {read.wanted} running"),
     )
     parts: list[RenderableType] = [headline]
     if not read.instances:

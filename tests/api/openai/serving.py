@@ -22,6 +22,7 @@ from api.openai.proxy import ProxyLimits
 from api.openai.router import ModelRoute, Replica, RouteTable
 from api.openai.routes import OpenAIApp
 from api.openai.upstream import Pool
+from api.openai.waking import NOBODY_WAKES, Wakes
 from stoker.domain.model_routes import RouteSpec
 
 KEY = "sk-stoker-test"
@@ -140,13 +141,16 @@ async def open_door(
     gate: AdmissionGate = OPEN_GATE,
     principal: Principal | None = None,
     recorder: Recorder | None = None,
+    wakes: Wakes = NOBODY_WAKES,
 ) -> AsyncIterator[Door]:
     """The door with these models, opened by KEY, which is `principal`'s."""
     source = routes if isinstance(routes, Routes) else Routes(*routes)
     pool, registry = Pool(), CollectorRegistry()
     metrics = Metrics(registry, time.monotonic, recorder)
     owner = principal or Principal()
-    app = OpenAIApp(source, lambda key: owner if key == KEY else None, pool, metrics, limits=limits, gate=gate)
+    app = OpenAIApp(
+        source, lambda key: owner if key == KEY else None, pool, metrics, limits=limits, gate=gate, wakes=wakes
+    )
     async with serving(app) as url:
         headers = {"authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(

@@ -33,6 +33,12 @@ from api.openai.router import ModelRoute
             "not be started: bad file",
         ),
         ({"state": "stopped"}, "model_stopped", (None, b"false"), "is stopped"),
+        (
+            {"state": "stopped", "autoscaled": True},
+            "model_loading",
+            (b"5", b"true"),
+            "sleeps, and starts when it is asked.",
+        ),
         ({"state": "ready"}, "engine_unreachable", (b"2", b"true"), "No engine of the model 'm'"),
     ],
 )

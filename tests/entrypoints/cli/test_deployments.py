@@ -44,7 +44,7 @@ def test_only_what_was_given_is_sent(api: FakeApi, stoker: Stoker) -> None:
         *("--cache-type-v", "f16", "--no-flash-attn", "--kv-unified"),
         *("--strategy", "binpack", "--selector", "zone=lab", "--selector", "disk=ssd"),
         *("--device", "box-1/gpu0", "--device", "box-2:cuda:1", "--priority", "5", "--cpu-offload"),
-        *("--queue", "16"),
+        *("--queue", "16", "--min-replicas", "0", "--max-replicas", "3", "--idle-timeout", "60"),
         *("--no-distributed", "--gpu-layers", "23", "--tensor-split", "12,11", "--min-compute-capability", "8.0"),
         "--overcommit",
     ]
@@ -75,6 +75,9 @@ def test_only_what_was_given_is_sent(api: FakeApi, stoker: Stoker) -> None:
             "overcommit": True,
             "priority": 5,
             "queue": 16,
+            "min_replicas": 0,
+            "max_replicas": 3,
+            "idle_timeout": 60,
         },
     ]
 
@@ -256,6 +259,20 @@ def test_scale_down_waits_until_the_others_are_gone(api: FakeApi, stoker: Stoker
     done = stoker("scale", "smol", "1", "--wait")
     assert (done.exit_code, len(api.shown("smol").instances)) == (0, 1)
     assert done.stdout.splitlines()[0] == "smol is running: 1 of 1 running"
+
+
+def test_how_many_demand_may_ask_for_is_shown(api: FakeApi, stoker: Stoker) -> None:
+    api.add(make_instance(InstanceState.RUNNING), replicas=1, min_replicas=0, max_replicas=3, idle_timeout=60)
+    assert "  running  1 of 0..3  " in stoker("ps").stdout
+    described = stoker("describe", "llama").stdout
+    assert "Replicas    1 running of 1\n" in described
+    assert "            0..3, as requests need; fewer when they have sufficed for 60 s\n" in described
+
+
+def test_one_that_sleeps_is_no_error(api: FakeApi, stoker: Stoker) -> None:
+    api.add(replicas=0, min_replicas=0)
+    assert stoker("scale", "llama", "0", "--wait").stdout == "llama is stopped\n"
+    assert "it sleeps: the first request starts it" in stoker("why", "llama").stdout
 
 
 @pytest.mark.parametrize(("name", "replicas", "exit_code"), [("nix", "1", 3), ("smol", "5000", 2)])

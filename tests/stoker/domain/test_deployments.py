@@ -52,6 +52,7 @@ def test_bad_values(wrong: dict[str, object]) -> None:
         ({"replicas": 7}, True),
         ({"priority": 7}, True),
         ({"queue": 0}, True),
+        ({"min_replicas": 0, "max_replicas": 3, "idle_timeout": 60}, True),
         ({"queue": 7, "strategy": Strategy.BINPACK}, False),
         ({"strategy": Strategy.BINPACK}, False),
         ({"options": EngineOptions(slots=1)}, False),
