@@ -21,6 +21,7 @@ from api.web.rendering import redirect, render
 from api.web.route import page_router
 from api.web.session import AdminPageDep, Visitor
 from stoker.domain.deployments import InstanceState
+from stoker.domain.statuses import DeploymentStatus, InstanceStatus
 from stoker.storage.deployments import Deployments
 from stoker.storage.instances import Instances
 from stoker.storage.usage import Stretch, usage_requests
@@ -62,7 +63,7 @@ async def show_deployment(request: Request, name: NamePath, context: ContextDep,
         read = await one_deployment(context, visitor, name)
     except ProblemError as problem:
         if problem.code == "not_found" and "hx-request" in request.headers:  # it went while somebody looked at it
-            return redirect(request, "/deployments", f"{name} is gone")
+            return redirect(request, "/deployments", f"the deployment {name} is gone")
         raise
     requests = await list_usage_requests(context, visitor.key, model=name, limit=REQUESTS_SHOWN)
     return render(
@@ -84,7 +85,7 @@ async def scale_deployment(
     """So many replicas from now on."""
     body = checked(DeploymentUpdate, {"replicas": form.number("replicas")})
     await update_deployment(name, body, Response(), context, visitor.key)
-    return redirect(request, f"/deployments/{name}", f"{name}: {_replicas(body.replicas)} wanted")
+    return redirect(request, f"/deployments/{name}", f"{_replicas(body.replicas)} of {name} wanted")
 
 
 @router.post("/deployments/{name}/change")
@@ -95,7 +96,7 @@ async def change_deployment(
     body = checked(DeploymentUpdate, _change(form))
     generation = expected_generation(form)
     await update_deployment(name, body, Response(), context, visitor.key, generation)
-    return redirect(request, f"/deployments/{name}", f"{name}: {form.get('text', 'changed')[:200]}")
+    return redirect(request, f"/deployments/{name}", f"applied to {name}: {form.get('text')[:200]}")
 
 
 @router.post("/deployments/{name}/delete")
@@ -104,7 +105,7 @@ async def end_deployment(
 ) -> Response:
     """Begins its end."""
     await delete_deployment(name, Response(), context, visitor.key)
-    return redirect(request, "/deployments", f"{name} is being deleted: requests that are being answered may finish")
+    return redirect(request, "/deployments", f"deleting {name}: requests that are being answered may finish")
 
 
 def expected_generation(form: Form) -> int | None:
@@ -140,10 +141,10 @@ async def _look_at_all(context: ApiContext, _: str) -> object:
 async def _look_at_one(context: ApiContext, name: str) -> object:
     """Its rows, and, while an instance of it waits, why it would wait today: for that the fleet need only change."""
 
-    def read(session: Session, now: datetime) -> object:
+    def read(session: Session, now: datetime) -> tuple[DeploymentStatus | None, tuple[InstanceStatus, ...]]:
         return Deployments(session, now).get(name), Instances(session, now).all(deployment=name)
 
-    status, instances = cast(Any, await context.read(read))
+    status, instances = await context.read(read)
     waiting = next((one for one in instances if one.state is InstanceState.PENDING), None)
     why = await context.in_thread(partial(context.ledger.explain, waiting.instance_id)) if waiting else None
     return status, instances, why

@@ -66,7 +66,7 @@ async def make_deployment(request: Request, context: ContextDep, visitor: AdminP
         await create_deployment(body, Response(), context, visitor.key)
     except ProblemError as problem:
         return await _shown(request, context, texts, problem=problem)
-    return redirect(request, f"/deployments/{body.name}", f"{body.name} is being deployed")
+    return redirect(request, f"/deployments/{body.name}", f"deploying {body.name}")
 
 
 @router.get("/deployments/{name}/edit")
@@ -90,7 +90,7 @@ async def edit_deployment(
         await update_deployment(name, change_of(body), Response(), context, visitor.key, generation)
     except ProblemError as problem:
         return await _shown(request, context, texts, problem=problem, name=name, generation=generation)
-    return redirect(request, f"/deployments/{name}", f"{name} is as you changed it")
+    return redirect(request, f"/deployments/{name}", f"changed {name}")
 
 
 @router.post("/deployments/-/preview")

@@ -8,7 +8,8 @@ from secrets import compare_digest
 from typing import NamedTuple
 
 from fastapi import Request, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
+from structlog.contextvars import get_contextvars
 
 from api.deps import ApiContext, ContextDep
 from api.errors import ProblemError
@@ -16,6 +17,7 @@ from api.openai.auth import Principal
 from api.openai.router import ModelState
 from api.openai.routes import OpenAIApp
 from api.web.forms import TOKEN_HEADER
+from api.web.headers import HEADERS
 from api.web.live import Topic
 from api.web.rendering import render
 from api.web.route import page_router
@@ -27,6 +29,9 @@ router = page_router()
 
 _MOST_SIDE_BY_SIDE = 4
 _TONES = {ModelState.READY: "good", ModelState.LOADING: "busy", ModelState.PENDING: "warn", ModelState.FAILED: "bad"}
+
+_REQUEST_ID = b"x-request-id"
+_PAGE_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 class TalkingModel(NamedTuple):
@@ -83,9 +88,19 @@ class _Forwarded(Response):
         self._door, self._principal = door.on_behalf_of(principal), principal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Without the server's extension, by which the door would write past the layers between it and the server.
-        passed = {**scope, "path": "/v1/chat/completions", "root_path": "", "extensions": {}}
-        await self._door(passed, receive, send)
+        async def send_as_a_page(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # The request's id comes from the layers around us; the door, left to itself, would add another.
+                headers = [header for header in message["headers"] if header[0] != _REQUEST_ID]
+                message = {**message, "headers": [*headers, *_PAGE_HEADERS]}
+            await send(message)
+
+        request_id = str(get_contextvars().get("request_id", ""))
+        headers = [header for header in scope["headers"] if header[0] not in (_REQUEST_ID, b"x-client-request-id")]
+        passed = {**scope, "path": "/v1/chat/completions", "root_path": ""}
+        passed["headers"] = [*headers, (_REQUEST_ID, request_id.encode())]
+        passed["extensions"] = {}  # the server's, by which the door would write past the layers around us
+        await self._door(passed, receive, send_as_a_page)
 
 
 async def _look(context: ApiContext, _: str) -> object:

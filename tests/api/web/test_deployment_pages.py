@@ -250,7 +250,7 @@ async def test_from_the_form_to_the_end(clusters_browser: Browser, cluster: Clus
     assert "Fits now" in page
     made = await browser.post("/deployments/-/new", {"name": "paged", **form})
     assert made.url.path == "/deployments/paged"
-    assert "paged is being deployed" in text_of(made.text)
+    assert "eploying paged" in text_of(made.text)
     (instance,) = await cluster.instances_in("paged", [InstanceState.RUNNING])
 
     shown = await browser.get("/deployments/paged/events")
@@ -269,7 +269,7 @@ async def test_from_the_form_to_the_end(clusters_browser: Browser, cluster: Clus
     assert again.status_code == 412, "somebody has changed it since the form was filled"
 
     scaled = await browser.post("/deployments/paged/scale", {"replicas": "0"})
-    assert "0 replicas wanted" in text_of(scaled.text)
+    assert "0 replicas of paged wanted" in text_of(scaled.text)
     gone = await browser.post("/deployments/paged/delete")
     assert gone.url.path == "/deployments"
     await cluster.gone("paged")

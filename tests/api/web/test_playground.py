@@ -49,7 +49,8 @@ async def test_a_request_goes_to_the_applications_door(users_browser: Browser) -
     answer = await ask(users_browser)
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "model_stopped"
-    assert answer.headers["x-request-id"]
+    assert len(answer.headers.get_list("x-request-id")) == 1
+    assert answer.headers["x-content-type-options"] == "nosniff"
     unknown = await ask(users_browser, ASKED | {"model": "nobody"})
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
     assert (await ask(users_browser, [1])).status_code == 400
