@@ -134,6 +134,9 @@ _FIELDS: dict[str, tuple[Callable[[str], Any], bool]] = {
     "overcommit": (_checked, False),
     "priority": (_number, False),
     "queue": (_number, False),
+    "min_replicas": (_number, False),
+    "max_replicas": (_number, False),
+    "idle_timeout": (_number, False),
 }
 """How each field's text is read, and whether it is one of the engine's options."""
 

@@ -12,6 +12,7 @@ from api.schemas.memory import EstimateRead, MemoryComparisonRead, MemoryPartsRe
 from api.schemas.reasons import PendingRead, PlacementRead, ShareRead, SuggestionRead
 from stoker.domain.deployments import InstanceState
 from stoker.domain.measured_memory import TOLERATED_ERROR
+from stoker.domain.scaling import is_autoscaled, replica_bounds
 from stoker.domain.units import format_bytes, format_duration
 
 BAR_UNITS = 1000
@@ -109,6 +110,7 @@ class DeploymentLine(NamedTuple):
     progress: ProgressView | None  # of the replica that is nearest to its start
     suggestions: list[SuggestedChange]  # of the first replica that waits
     places: list[str]  # WORKER/DEVICE of all running replicas, each once
+    running: str  # how many of how many
 
 
 def deployment_line(read: DeploymentRead) -> DeploymentLine:
@@ -128,7 +130,15 @@ def deployment_line(read: DeploymentRead) -> DeploymentLine:
         progress=max(on_the_way, default=None, key=lambda one: one.fraction),
         suggestions=suggested_changes(waiting) if waiting is not None else [],
         places=list(dict.fromkeys(places)),
+        running=count_words(read),
     )
+
+
+def count_words(read: DeploymentRead) -> str:
+    """How many of its replicas answer: `1 of 2`; where demand decides, `1 of 1 (0..3)`."""
+    spec = read.spec()
+    bounds = " ({}..{})".format(*replica_bounds(spec)) if is_autoscaled(spec) else ""
+    return f"{read.running} of {read.wanted}{bounds}"
 
 
 def layer_rows(placement: PlacementRead) -> list[LayerRow]:

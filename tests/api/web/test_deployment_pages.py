@@ -49,7 +49,7 @@ async def test_the_list_says_what_runs_and_why_what_waits_waits(browser: Browser
     page = (await browser.get("/deployments")).text
     shown = text_of(page)
     assert "spread running 1 of 1" in shown
-    assert "none stopped 0 of 0" in shown
+    assert "none stopped no replicas are wanted 0 of 0" in shown
     assert "big pending" in shown
     assert "Apply: " in shown
     assert {"options": {"slots": 1}} in [json.loads(value) for value in hidden(page, "change")]

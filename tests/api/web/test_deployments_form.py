@@ -38,6 +38,8 @@ def test_what_is_left_empty_has_the_apis_default() -> None:
         ({"cpu_offload": "on"}, {"cpu_offload": True}),
         ({"strategy": "binpack"}, {"strategy": Strategy.BINPACK}),
         ({"min_compute_capability": "8.0"}, {"min_compute_capability": "8.0"}),
+        ({"min_replicas": "0", "max_replicas": "3"}, {"min_replicas": 0, "max_replicas": 3}),
+        ({"idle_timeout": "60"}, {"idle_timeout": 60}),
         ({"csrf": "of the page"}, {}),
     ],
 )
@@ -73,6 +75,7 @@ def test_options_of_the_engine_are_its_options(texts: dict[str, str], changed: d
         ({"tensor_split": "3,x"}, "tensor_split", "must be an integer"),
         ({"tensor_split": "3,4", "gpu_layers": "9"}, "tensor_split", "its sum is 7 and gpu_layers is 9"),
         ({"overcommit": "on"}, "overcommit", "only chosen devices"),
+        ({"min_replicas": "3", "max_replicas": "2"}, "max_replicas", "min_replicas"),
         ({"cache_type": "q9"}, "cache_type", "q8_0"),
     ],
 )
@@ -130,6 +133,9 @@ BODIES = st.builds(
     gpu_layers=st.none() | st.integers(0, 100),
     min_compute_capability=st.none() | st.just("8.0"),
     priority=st.integers(-1000, 1000),
+    min_replicas=st.none() | st.integers(0, 3),
+    max_replicas=st.none() | st.integers(3, 9),
+    idle_timeout=st.integers(5, 3600),
     queue=st.integers(0, 1000),
 )
 

@@ -12,6 +12,7 @@ from api.schemas.reasons import PendingRead, PlacementRead
 from api.web.deployments_view import (
     BAR_UNITS,
     change_body,
+    count_words,
     deployment_line,
     layer_rows,
     memory_rows,
@@ -194,9 +195,10 @@ def test_only_what_a_deployment_has_can_be_applied() -> None:
 # --- the list -------------------------------------------------------------------------------------------------------
 
 
-def deployment(*instances: InstanceStatus, replicas: int = 1) -> DeploymentRead:
+def deployment(*instances: InstanceStatus, scaled: int | None = None, **spec: int) -> DeploymentRead:
     status = DeploymentStatus(
-        spec=make_spec(name="llama", replicas=replicas),
+        spec=make_spec(name="llama", **spec),
+        scaled=scaled,
         generation=1,
         profile=make_profile(),
         files=make_files(),
@@ -225,3 +227,15 @@ def test_a_line_shows_who_is_nearest_to_its_start_and_what_would_help_who_waits(
     assert line.progress.words == "50 % loaded"
     assert (line.tone, line.places) == ("warn", [])
     assert [one.text for one in line.suggestions] == [one.text for one in make_unplaceable().suggestions]
+
+
+@pytest.mark.parametrize(
+    ("spec", "scaled", "words"),
+    [
+        ({"replicas": 2}, None, "1 of 2"),
+        ({"replicas": 1, "min_replicas": 0, "max_replicas": 3}, 1, "1 of 1 (0..3)"),
+        ({"replicas": 1, "min_replicas": 0, "max_replicas": 3}, 0, "1 of 0 (0..3)"),
+    ],
+)
+def test_how_many_replicas_answer(spec: dict[str, int], scaled: int | None, words: str) -> None:
+    assert count_words(deployment(make_instance(), scaled=scaled, **spec)) == words
