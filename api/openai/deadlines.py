@@ -5,6 +5,11 @@ import math
 from typing import Protocol
 
 
+_RESOLUTION_SECONDS = 0.001
+"""Of uvloop's clock and timers: one that is asked for a moment fires up to so much earlier, and would be asked for what
+is left of it again and again."""
+
+
 class Watched(Protocol):
     """Something that must end in time."""
 
@@ -42,7 +47,7 @@ class Deadlines:
         if self._timer is not None:
             self._timer.cancel()
         self._due = due
-        self._timer = asyncio.get_running_loop().call_at(due, self._look)
+        self._timer = asyncio.get_running_loop().call_at(due + _RESOLUTION_SECONDS, self._look)
 
     def _look(self) -> None:
         self._timer, self._due = None, math.inf

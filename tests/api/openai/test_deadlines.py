@@ -37,7 +37,7 @@ async def test_each_ends_in_its_time_whatever_the_order_in_which_they_began() ->
     await until(lambda: soon.ended)
     await until(lambda: late.ended)
     assert not never.ended
-    assert never.looks in (1, 2)  # with each of the others; both may be late by then
+    assert never.looks in (1, 2, 3)  # with each of the others; both may be late by then, or one looked at too early
 
 
 async def test_what_is_over_is_not_looked_at_again() -> None:
