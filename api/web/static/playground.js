@@ -31,7 +31,7 @@
   });
   stop.addEventListener("click", stopAll);
   window.addEventListener("pagehide", stopAll);
-  document.body.addEventListener("htmx:afterSettle", () => open.forEach(fillSelect));
+  document.body.addEventListener("htmx:afterSettle", () => open.forEach((talk) => fillSelect(talk)));
   prompt.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
