@@ -90,7 +90,7 @@ def test_a_key_is_made_used_and_revoked(browser: Browser, page: Page, system: Sy
     page.get_by_role("button", name="Make the key").click()
     key = page.get_by_label("API key").inner_text()
     assert key.startswith("sk-stoker-")
-    system.openai().with_options(api_key=key).completions.create(model=deployed, prompt="a", max_tokens=4)
+    system.openai(api_key=key).completions.create(model=deployed, prompt="a", max_tokens=4)
 
     context = browser.new_context(base_url=system.url)
     theirs = context.new_page()

@@ -20,7 +20,7 @@ from openai import OpenAI
 T = TypeVar("T")
 
 STOKER = [sys.executable, "-m", "entrypoints.cli.main"]
-UP_WITHIN_SECONDS = 90.0
+UP_WITHIN_SECONDS = 180.0
 DOWN_WITHIN_SECONDS = 60.0
 
 
@@ -45,6 +45,7 @@ class System:
         # The bundled engine, whatever is installed on this machine, unless a test asks for another.
         self.environment |= {"NO_COLOR": "1", "STOKER_WORKER__ENGINE": "bundled", **(environment or {})}
         self._process: subprocess.Popen[str] | None = None
+        self._clients: list[OpenAI] = []
 
     def start(self) -> None:
         """Starts, and returns when it says that it is up."""
@@ -81,6 +82,11 @@ class System:
         """The supervisor's own pid."""
         assert self._process is not None
         return self._process.pid
+
+    def close_clients(self) -> None:
+        """Closes the clients of all tests."""
+        while self._clients:
+            self._clients.pop().close()
 
     def kill(self) -> None:
         """Kills the supervisor alone, as a crash would."""
@@ -121,8 +127,10 @@ class System:
         return httpx.Client(base_url=f"{self.url}/api/v1", headers=headers, timeout=120.0, trust_env=False)
 
     def openai(self, **options: Any) -> OpenAI:
-        """The official client, unchanged."""
-        return OpenAI(base_url=f"{self.url}/v1", api_key=self.admin_key, **options)
+        """The official client, unchanged; with the admin key unless `api_key` is another. `close_clients` closes it."""
+        client = OpenAI(**{"base_url": f"{self.url}/v1", "api_key": self.admin_key, **options})
+        self._clients.append(client)
+        return client
 
     def cli(self, *arguments: str, check: bool = True, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
         """Runs a `stoker` command as a user would."""
@@ -171,7 +179,8 @@ class System:
     def answers(self, model: str) -> bool:
         """Whether the model answers one short request now."""
         try:
-            self.openai(max_retries=0, timeout=20).completions.create(model=model, prompt="a", max_tokens=1)
+            with self.openai(max_retries=0, timeout=20) as client:
+                client.completions.create(model=model, prompt="a", max_tokens=1)
         except Exception:  # noqa: BLE001 - whatever it is, it is no answer
             return False
         return True
@@ -181,10 +190,11 @@ class System:
 def running_system(folder: Path, *arguments: str, **options: Any) -> Iterator[System]:
     """A system that is stopped at the end, whatever happens."""
     system = System(folder, *arguments, **options)
-    system.start()
     try:
+        system.start()
         yield system
     finally:
+        system.close_clients()
         system.stop()
 
 

@@ -3,8 +3,6 @@
 import shutil
 from pathlib import Path
 
-from openai import OpenAI
-
 from tests.e2e.system import System, eventually
 
 
@@ -32,7 +30,7 @@ def test_backup_loss_restore(tmp_path: Path, tiny: Path) -> None:
         eventually(lambda: system.answers("tiny"), system.logs)
         assert system.admin_key == admin_key
         assert system.claims() == claimed
-        OpenAI(base_url=f"{system.url}/v1", api_key=key).completions.create(model="tiny", prompt="a", max_tokens=1)
+        system.openai(api_key=key).completions.create(model="tiny", prompt="a", max_tokens=1)
         with system.api() as api:
             assert late not in {one["id"] for one in api.get("/keys").raise_for_status().json()["data"]}
             api.delete("/deployments/tiny").raise_for_status()

@@ -68,14 +68,14 @@ class TestTheOfficialClient:
 
     def test_a_wrong_key_and_an_unknown_model(self, system: System, smol: str) -> None:
         with pytest.raises(openai.AuthenticationError):
-            openai.OpenAI(base_url=f"{system.url}/v1", api_key="sk-wrong").models.list()
+            system.openai(api_key="sk-wrong").models.list()
         with pytest.raises(openai.NotFoundError) as refused:
             system.openai().chat.completions.create(model="nobody", messages=QUESTION)
         assert refused.value.code == "model_not_found"
 
     def test_a_user_key_opens_v1_only_and_nothing_once_revoked(self, system: System, smol: str) -> None:
         made = json.loads(system.cli("keys", "create", "for tests", "-o", "json").stdout)
-        client = openai.OpenAI(base_url=f"{system.url}/v1", api_key=made["key"], max_retries=0)
+        client = system.openai(api_key=made["key"], max_retries=0)
         eventually(lambda: client.models.list().data, lambda: "the new key opens /v1")
         with system.api() as api:
             forbidden = api.get("/deployments", headers={"authorization": f"Bearer {made['key']}"})
