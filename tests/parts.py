@@ -28,10 +28,15 @@ BY_FILE = frozenset({"tests/e2e", "tests/browser"})
 LONG_FIRST = (
     "tests/workflows",
     "tests/worker_agent",
+    "tests/stoker/domain",
     "tests/stoker/storage",
-    "tests/api/openai",
+    "tests/e2e/test_absence.py",
+    "tests/entrypoints/cli",
+    "tests/entrypoints",
     "tests/api",
-    "tests/stoker/domain/placement",
+    "tests/e2e/test_restart.py",
+    "tests/e2e/test_load.py",
+    "tests/api/openai",
 )
 """What takes longest, begun first: else it would be waited for at the end."""
 

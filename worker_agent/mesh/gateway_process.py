@@ -26,6 +26,7 @@ USUAL_PORT = 8411
 _START_SECONDS = 15.0
 _STOP_SECONDS = 3.0
 _POLL_SECONDS = 0.05
+_RELEASE_SECONDS = 2.0
 _PAUSES = (0.0, 0.0, 1.0, 5.0, 15.0, 60.0)  # seconds before a start, after so many that failed in a row
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_", "TMPDIR", "PYTHON", "LD_LIBRARY_PATH")  # what a Python program reads
 _MAX_LOG_BYTES = 4 * 1024 * 1024
@@ -123,6 +124,7 @@ class GatewayProcess:
 
     async def _started(self, before: _Record) -> _Record:
         await asyncio.to_thread(self._turn_log_over)
+        await self._until_released(before.port)
         port = self._choose_port(before)
         command = [sys.executable, "-P", "-m", "worker_agent.mesh.gateway", str(self._folder), self._host, str(port)]
         for folder in (self._folder, self._log_file.parent):
@@ -143,6 +145,14 @@ class GatewayProcess:
             await self._end(pid, record.birth)
             raise GatewayError(f"the gateway did not listen within {_START_SECONDS:g} s") from error
         return record
+
+    async def _until_released(self, port: int) -> None:
+        """Waits a moment for the port that the gateway before had, which others know: a killed process counts as gone
+        when its first thread is, and lets go of its port when the last one is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                while port and not self._free(port):
+                    await asyncio.sleep(_POLL_SECONDS)
 
     def _choose_port(self, before: _Record) -> int:
         """Raises GatewayError when the wanted one is taken."""
