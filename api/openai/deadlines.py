@@ -4,7 +4,6 @@ import asyncio
 import math
 from typing import Protocol
 
-
 _RESOLUTION_SECONDS = 0.001
 """Of uvloop's clock and timers: one that is asked for a moment fires up to so much earlier, and would be asked for what
 is left of it again and again."""

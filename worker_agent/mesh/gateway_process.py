@@ -147,12 +147,13 @@ class GatewayProcess:
         return record
 
     async def _until_released(self, port: int) -> None:
-        """Waits a moment for the port that the gateway before had, which others know: a killed process counts as gone
-        when its first thread is, and lets go of its port when the last one is."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_RELEASE_SECONDS):
-                while port and not self._free(port):
-                    await asyncio.sleep(_POLL_SECONDS)
+        """Waits a moment for the port that the gateway before had: others know it.
+
+        A killed process counts as gone when its first thread is, and lets go of its port when the last one is.
+        """
+        deadline = asyncio.get_running_loop().time() + _RELEASE_SECONDS
+        while port and not self._free(port) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_SECONDS)
 
     def _choose_port(self, before: _Record) -> int:
         """Raises GatewayError when the wanted one is taken."""
