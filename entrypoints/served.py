@@ -89,6 +89,10 @@ class Served:
         self._run(self._watch(child))
         log.info("process_answers", number=self._number, pid=child.process.pid)
 
+    def fill(self) -> None:
+        """Has `keep` start a first process here. One that does not come up is tried again: the others serve."""
+        self._died.set()
+
     async def keep(self) -> None:
         """Starts another one whenever the process dies, until cancelled."""
         pause, loop = _FIRST_PAUSE, asyncio.get_running_loop()

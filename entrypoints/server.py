@@ -52,7 +52,9 @@ async def run_server(settings: Settings, command: Sequence[str]) -> int:
     slots = [Served(number, command, listener, settings.api.drain_timeout) for number in range(settings.api.processes)]
     try:
         try:
-            if not await first_of(stop.wait(), _start(slots)):  # the first one alone: it may make the first key
+            if not await first_of(stop.wait(), slots[0].start()):  # the first one alone: it may make the first key
+                for slot in slots[1:]:
+                    slot.fill()
                 log.info("api_listening", url=settings.api_url, processes=len(slots))
                 await first_of(stop.wait(), _renew(slots, renew), *(slot.keep() for slot in slots))
         except StartError as error:
@@ -61,11 +63,6 @@ async def run_server(settings: Settings, command: Sequence[str]) -> int:
         listener.close()
         await asyncio.gather(*(slot.end() for slot in slots))
     return 0
-
-
-async def _start(slots: Sequence[Served]) -> None:
-    await slots[0].start()
-    await asyncio.gather(*(slot.start() for slot in slots[1:]))
 
 
 async def _renew(slots: Sequence[Served], renew: asyncio.Event) -> None:

