@@ -3,7 +3,9 @@
     python -m tests.parts [--at-once 2] [PART ...]
 
 A part is a folder of tests without the folders below it, or one file of those that drive the whole system; each runs in
-a pytest of its own. What a part printed is shown where it failed. The exit code is 1 when any did.
+a pytest of its own. What a part printed is shown where it failed. What failed is tried once more, by itself: where it
+passes then, the part passes, and the last line says so; that is a test to be mended, and no reason to stop everybody.
+The exit code is 1 when any part failed.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 PART_SECONDS = 1500.0  # then a part is ended, with all that it started
-_NOTHING_RAN = 5  # pytest's exit code for no tests
+_FAILED, _NOTHING_RAN = 1, 5  # pytest's exit codes for tests that failed, and for no tests
 
 BY_FILE = frozenset({"tests/e2e", "tests/browser"})
 """Folders whose files are parts: each of these tests takes a while, and most of it is waiting."""
@@ -49,6 +51,7 @@ class Outcome:
     code: int
     seconds: float
     printed: str
+    again: bool = False  # it passed at the second try only
 
     @property
     def summary(self) -> str:
@@ -71,11 +74,23 @@ def parts_of(files: Sequence[str]) -> dict[str, list[str]]:
 
 
 def run(part: str, files: Sequence[str], seconds: float = PART_SECONDS) -> Outcome:
-    """Runs a part; after `seconds` it is ended, and every thread's stack is in what it printed."""
+    """Runs a part, and what failed of it once more. After `seconds` a run is ended, with every thread's stack."""
     began = time.monotonic()
+    with tempfile.TemporaryDirectory() as cache:
+        remembering = ["-o", f"cache_dir={cache}"]
+        code, printed = _run([*remembering, *files], seconds)
+        again = False
+        if code == _FAILED:
+            code, more = _run(["--last-failed", *remembering, *files], seconds)
+            again, printed = code == 0, f"{printed}\n--- what failed, once more:\n{more}"
+    return Outcome(part, code, time.monotonic() - began, printed, again)
+
+
+def _run(arguments: Sequence[str], seconds: float) -> tuple[int, str]:
+    """Pytest's exit code, and what it printed."""
     with tempfile.TemporaryFile("w+", errors="replace") as printed:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-q", *files],
+            [sys.executable, "-m", "pytest", "-q", *arguments],
             cwd=REPOSITORY,
             stdin=subprocess.DEVNULL,
             stdout=printed,
@@ -90,8 +105,7 @@ def run(part: str, files: Sequence[str], seconds: float = PART_SECONDS) -> Outco
         finally:
             _end(process)
         printed.seek(0)
-        text = printed.read()
-    return Outcome(part, process.returncode, time.monotonic() - began, text)
+        return process.returncode, printed.read()
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -114,17 +128,22 @@ def main() -> int:
     if unknown := set(chosen.parts) - set(parts):
         parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
     parts = {part: files for part, files in parts.items() if part in chosen.parts or not chosen.parts}
-    began, failed = time.monotonic(), []
+    began, failed, again = time.monotonic(), [], []
     with ThreadPoolExecutor(chosen.at_once) as turns:
         running = [turns.submit(run, part, files) for part, files in parts.items()]
         for done in as_completed(running):
             outcome = done.result()
             if outcome.code not in (0, _NOTHING_RAN):
                 failed.append(outcome.part)
+            if outcome.again:
+                again.append(outcome.part)
+            if outcome.again or outcome.part in failed:
                 print(f"\n--- {outcome.part} failed ({outcome.code}); it printed:\n{outcome.printed}", flush=True)
             print(f"{outcome.part}: {outcome.summary}", flush=True)
     took = f"{(time.monotonic() - began) / 60:.1f} minutes"
     print(f"\n{len(parts)} parts in {took}; {'failed: ' + ', '.join(failed) if failed else 'none failed'}")
+    if again:
+        print(f"passed at the second try only: {', '.join(again)}")
     return 1 if failed else 0
 
 

@@ -34,6 +34,20 @@ def test_a_part_ends_as_its_tests_do(tmp_path: Path, body: str, code: int) -> No
     assert code == 0 or "test_it" in outcome.printed
 
 
+def test_what_failed_is_tried_once_more_and_told(tmp_path: Path) -> None:
+    (tmp_path / "test_flaky.py").write_text(
+        "from pathlib import Path\n\n"
+        "def test_flaky():\n    mark = Path(__file__).with_name('mark')\n"
+        "    was_there = mark.exists()\n    mark.touch()\n    assert was_there\n\n"
+        "def test_steady():\n    pass\n"
+    )
+    first, second = (run("flaky", [str(tmp_path / "test_flaky.py")]) for _ in range(2))
+    assert (first.code, first.again) == (0, True)
+    assert "1 failed, 1 passed" in first.printed
+    assert "1 passed, 1 deselected" in first.printed
+    assert (second.code, second.again) == (0, False)
+
+
 def test_a_part_that_hangs_is_ended_and_tells_where(tmp_path: Path) -> None:
     file = tmp_path / "test_hangs.py"
     file.write_text("import threading\n\ndef test_it():\n    threading.Event().wait()\n")
