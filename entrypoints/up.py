@@ -306,6 +306,7 @@ def _welcome(system: RunningSystem) -> str:
     lines = [
         "Stoker is up.",
         "",
+        f"  Web page          {settings.api_url}  (sign in with the admin key)",
         f"  OpenAI endpoint   {settings.api_url}/v1",
         f"  API and its docs  {settings.api_url}/docs",
         f"  Temporal UI       {system.temporal_ui or 'that of your Temporal cluster'}",

@@ -157,6 +157,7 @@ async def _ask(client: httpx.AsyncClient, asked: float) -> float:
 def _addresses(system: RunningSystem, stay: bool) -> None:
     url, key = system.settings.api_url, admin_key_file(system.settings)
     console.print(f"""
+  Web page         {url}  (sign in with the admin key)
   OpenAI endpoint  {url}/v1
   API and docs     {url}/docs
   Temporal UI      {system.temporal_ui}

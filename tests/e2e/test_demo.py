@@ -20,7 +20,7 @@ def run_demo(tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[
 def test_the_demo_answers_and_leaves_nothing_running(smollm2: Path, tmp_path: Path) -> None:
     done = run_demo(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("Name three fruits.", "anana", "tokens/s", "placed", "claimed", "/v1", "/docs", "Temporal UI"):
+    for words in ("Name three fruits.", "anana", "tokens/s", "placed", "claimed", "Web page", "/v1", "Temporal UI"):
         assert words in done.stdout
     mark = str(tmp_path)
     left = [p.cmdline() for p in psutil.process_iter(["cmdline"]) if mark in " ".join(p.info["cmdline"] or [])]
