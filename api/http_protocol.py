@@ -21,6 +21,7 @@ from uvicorn.server import ServerState
 
 from api.http_request import HttpRequest
 from api.openai.client_connection import EXTENSION
+from api.outbox import outbox
 
 _log = structlog.get_logger()
 
@@ -61,6 +62,7 @@ class HttpProtocol(asyncio.Protocol):
         self.app = config.loaded_app
         self.loop = _loop or asyncio.get_running_loop()
         self.server_state = server_state
+        self._outbox = outbox()
         self.transport: asyncio.Transport
         self.lost = False
         self.write_paused = False
@@ -223,18 +225,33 @@ class HttpProtocol(asyncio.Protocol):
 
     # --- for the request that is being answered ---
 
+    def write(self, data: bytes) -> None:
+        """Writes it soon."""
+        self._outbox.write(self.transport, data)
+
+    def close(self) -> None:
+        """Closes the connection behind what was written."""
+        self._outbox.flush()
+        self.transport.close()
+
     def answered(self, request: HttpRequest) -> None:
         """The whole answer is written."""
         self.server_state.total_requests += 1
         self._running = None
         if not request.keep_alive:
             self._refused = True  # whatever comes now is not read any more
-            self.transport.close()
+            self.close()
             return
         self._quiet_since, self._allowed_seconds = self.loop.time(), self._keep_alive_seconds
         if self._pipelined:
             self._start(self._pipelined.popleft())
         self.resume_reading()
+
+    def ended(self, request: HttpRequest) -> None:
+        """The application is done with it, whatever became of the answer."""
+        self._outbox.requests -= 1
+        if request.task is not None:
+            self.server_state.tasks.discard(request.task)
 
     async def writable(self) -> None:
         """Returns when the client takes more again, or is gone."""
@@ -317,6 +334,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def _start(self, request: HttpRequest) -> None:
         self._running = request
+        self._outbox.requests += 1
         request.task = task = self.loop.create_task(request.run(self.app))
         self.server_state.tasks.add(task)
 
@@ -333,7 +351,7 @@ class HttpProtocol(asyncio.Protocol):
         if unsent or self._running is not None:
             due = now + self._keep_alive_seconds
         elif now >= due:
-            self.transport.close()
+            self.close()
             return
         self._timer = self.loop.call_at(due, self._look)
 
@@ -346,9 +364,10 @@ class HttpProtocol(asyncio.Protocol):
         )
         if unanswered and not self.transport.is_closing():
             content = _ERROR % message
-            self.transport.write(_REFUSAL % (status, len(content), content))
+            self.write(_REFUSAL % (status, len(content), content))
             self.lost = True  # for the application: what it says now would come behind
-        self.transport.close()
+        self.close()
+
 
 
 def _address(name: Any) -> tuple[str, int] | None:

@@ -33,8 +33,20 @@ class Connection(Protocol):
     transport: asyncio.Transport
     server_state: ServerState
 
+    def write(self, data: bytes) -> None:
+        """Writes it soon."""
+        ...
+
+    def close(self) -> None:
+        """Closes the connection behind what was written."""
+        ...
+
     def answered(self, request: "HttpRequest") -> None:
         """The whole answer is written."""
+        ...
+
+    def ended(self, request: "HttpRequest") -> None:
+        """The application is done with it, whatever became of the answer."""
         ...
 
     async def writable(self) -> None:
@@ -86,9 +98,8 @@ class HttpRequest:
                 await self._end_short()
         finally:
             if not self._complete:  # cancelled too
-                connection.transport.close()
-            if self.task is not None:
-                connection.server_state.tasks.discard(self.task)
+                connection.close()
+            connection.ended(self)
 
     async def _end_short(self) -> None:
         if not self.started and not self._connection.lost:
@@ -135,7 +146,7 @@ class HttpRequest:
         if self._expects_continue and not self.started and not connection.lost:
             self._expects_continue = False
             if not self._body and not self.arrived:
-                connection.transport.write(_CONTINUE)
+                connection.write(_CONTINUE)
         while not connection.lost and not self._complete:
             if self._body or (self.arrived and not self._told):
                 body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
@@ -193,7 +204,7 @@ class HttpRequest:
             head += b"transfer-encoding: chunked\r\n"
         self._head = head + b"\r\n"
         if at < 0:  # the body's first piece may take a while
-            self._connection.transport.write(self._head)
+            self._connection.write(self._head)
             self._head = b""
 
     def _write(self, body: bytes, *, more: bool) -> None:
@@ -212,7 +223,7 @@ class HttpRequest:
         if self._head:
             data, self._head = self._head + data, b""
         if data:
-            self._connection.transport.write(data)
+            self._connection.write(data)
         if not more:
             self._complete = True
             self.wake()

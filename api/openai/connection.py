@@ -14,6 +14,7 @@ from typing import Protocol, cast
 import httptools
 
 from api.openai.errors import Header
+from api.outbox import outbox
 from stoker.mesh.ways import Way
 
 MAX_HEADERS = 100
@@ -126,6 +127,10 @@ class Connection(asyncio.Protocol):
         self.receiver = receiver
         self.request_sent = self._head_complete = False
         self._headers, self._head_bytes, self._overhead = [], 0, 0
+
+    def write(self, data: bytes) -> None:
+        """Writes it soon."""
+        outbox().write(self.transport, data)
 
     def close(self) -> None:
         """Closes at once; what was not sent yet is dropped, and the receiver hears nothing more."""

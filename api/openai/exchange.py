@@ -182,10 +182,10 @@ class Exchange:
             raise self._error
 
     async def _write(self, connection: Connection) -> None:
-        write = connection.transport.write
         if len(self._body) <= _SLICE:
-            write(self._head + self._body)
+            connection.write(self._head + self._body)
         else:
+            write = connection.transport.write
             write(self._head)
             body = memoryview(self._body)
             for start in range(0, len(body), _SLICE):
