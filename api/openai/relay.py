@@ -17,6 +17,9 @@ from api.openai.metering import Meter, Usage, usage_of, usage_of_events, usage_o
 from api.openai.sse import EventCutter, error_at, is_last, stream_shape
 from api.openai.validation import EngineRequest
 
+_MISSHAPEN = (ValueError, TypeError, AttributeError, LookupError)
+"""What comes of setting an answer right that is of another form than every engine's: that is the engine's fault."""
+
 _TAIL_BLOCKS = 3  # usage stands in the last event or the one before, each of which may come by itself
 
 _EVENT_STREAM: list[Header] = [
@@ -58,15 +61,17 @@ async def relay_whole(job: Job, exchange: Exchange, limit: int, begun: Callable[
         pieces.append(data)
         size += len(data)
     body = b"".join(pieces)
-    begun()
     headers = [(b"content-type", exchange.header(b"content-type") or JSON[1])]
     if size <= limit:
         if job.renamed is not None:
             body = body.replace(*job.renamed)
+        answer = _whole(job, body)
+        begun()
         job.meter.usage = usage_of(body)
         job.meter.status = exchange.status
-        await job.call.reply(exchange.status, whole_answer(job.endpoint, job.request, body), headers)
+        await job.call.reply(exchange.status, answer, headers)
         return
+    begun()
     if length := exchange.header(b"content-length"):
         headers.append((b"content-length", length))
     await job.call.begin(exchange.status, headers)
@@ -100,12 +105,14 @@ async def relay_stream(job: Job, exchange: Exchange, begun: Callable[[], None]) 
             job.meter.usage = stream.usage_so_far()
     if events is None and stream.failure is not None:
         raise stream.failure
-    begun()
     if job.request.assembled:
+        answer = _whole(job, events or b"")
+        begun()
         job.meter.status = 200
-        await job.call.reply(200, whole_answer(job.endpoint, job.request, events or b""), [JSON])
+        await job.call.reply(200, answer, [JSON])
         await _drain(exchange)
         return
+    begun()
     failure, broken, waiting = None, None, True
     try:
         await job.call.begin(200, _EVENT_STREAM)
@@ -135,6 +142,14 @@ async def relay_stream(job: Job, exchange: Exchange, begun: Callable[[], None]) 
         await _drain(exchange)
     if broken is not None:
         raise broken
+
+
+def _whole(job: Job, body: bytes) -> bytes:
+    """A whole answer as it is to be sent. Raises MalformedError."""
+    try:
+        return whole_answer(job.endpoint, job.request, body)
+    except _MISSHAPEN as error:
+        raise MalformedError(f"the engine's answer is misshapen: {error}") from error
 
 
 async def _drain(exchange: Exchange) -> None:
@@ -190,8 +205,8 @@ class _Stream:
             self._summed = self._summed.plus(usage_of_events(events))
         try:
             return self._shape(events)
-        except ValueError as error:
-            raise MalformedError(str(error)) from error
+        except _MISSHAPEN as error:
+            raise MalformedError(f"the engine's events are misshapen: {error}") from error
 
     def usage(self) -> Usage | None:
         """The tokens of all that came."""

@@ -65,18 +65,22 @@ TEMPLATE = """\
 """
 
 
-def write_tool_model(source: Path, target: Path, context: int | None = None) -> Path:
+ENDS = (".", ",")
+"""Tokens that end an agent's answer. Behind a prompt of that length SmolLM2 would go on until its context is full."""
+
+
+def write_tool_model(source: Path, target: Path, agents_context: int | None = None) -> Path:
     """Writes a copy of a model with TEMPLATE as its chat template; returns its file.
 
-    `context`: tokens that the copy says it was trained for. Agents say more about themselves than SmolLM2 was; it goes
-    on beyond that, with less sense.
+    `agents_context`: the copy is for agents. So many tokens it says it was trained for: agents say more about
+    themselves than SmolLM2 was, and it goes on beyond that, with less sense. And its answers are short.
     """
     reader = gguf.GGUFReader(source)
     architecture = reader.fields["general.architecture"].contents()
     writer = gguf.GGUFWriter(target, architecture)
     for name, field in reader.fields.items():
-        if context is not None and name == f"{architecture}.context_length":
-            writer.add_context_length(context)
+        if agents_context is not None and name == f"{architecture}.context_length":
+            writer.add_context_length(agents_context)
             continue
         if name.startswith("GGUF.") or name in ("general.architecture", "tokenizer.chat_template"):
             continue
@@ -84,6 +88,10 @@ def write_tool_model(source: Path, target: Path, context: int | None = None) -> 
         sub_type = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(name, field.contents(), kind, sub_type=sub_type)
     writer.add_chat_template(TEMPLATE)
+    if agents_context is not None:
+        tokens = reader.fields["tokenizer.ggml.tokens"].contents()
+        writer.add_eot_token_id(tokens.index(ENDS[0]))
+        writer.add_eom_token_id(tokens.index(ENDS[1]))
     for tensor in reader.tensors:
         writer.add_tensor_info(
             tensor.name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, raw_dtype=tensor.tensor_type

@@ -1,6 +1,7 @@
 """Answers that break off after the client has seen their beginning."""
 
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -96,3 +97,32 @@ async def test_a_large_answer_that_breaks_off_stays_short_of_its_length() -> Non
         await until(lambda: is_at_rest(door, *engines))
         assert door.metric("stoker_requests_total", model="m", status_class="5xx") == 1
         assert door.app._proxy.balancer.is_out(engines[0].address)
+
+
+ODD = {
+    "a response's stream": (
+        "/v1/responses",
+        {"stream": True},
+        [Send(STREAM_HEAD + told({"type": "response.created", "response": "none"}))],
+    ),
+    "log probabilities": ("/v1/completions", {"logprobs": 1}, [Send(answer(b'{"choices":["none"]}'))]),
+    "several choices": (
+        "/v1/chat/completions",
+        {"n": 2},
+        [Send(STREAM_HEAD + chunk(b'data: {"choices":[{"index":0,"delta":"none"}]}\n\n' + DONE) + STREAM_END)],
+    ),
+}
+
+
+@pytest.mark.parametrize(("path", "fields", "script"), ODD.values(), ids=ODD)
+async def test_json_of_an_odd_form_is_the_engines_failure(path: str, fields: dict[str, Any], script: Script) -> None:
+    async with cluster(script, script) as (door, engines):
+        body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "prompt": "x", "input": "x"} | fields
+        body = {name: value for name, value in body.items() if name in ("model", _PROMPTS[path], *fields)}
+        response = await door.client.post(path, json=body)
+        assert (response.status_code, error_of(response.content)["code"]) == (502, "engine_failed")
+        assert [len(engine.requests) for engine in engines] == [1, 1]  # nothing had gone out: the other one was asked
+        await until(lambda: is_at_rest(door, *engines))
+
+
+_PROMPTS = {"/v1/responses": "input", "/v1/completions": "prompt", "/v1/chat/completions": "messages"}

@@ -30,12 +30,16 @@ with check("messages"):
     assert answer.usage.output_tokens > 0
 
 with check("messages, stop sequence"):
-    answer = client.messages.create(model=MODEL, messages=SAY_HELLO, max_tokens=60, extra_body=GREEDY, stop_sequences=STOPS)
+    answer = client.messages.create(
+        model=MODEL, messages=SAY_HELLO, max_tokens=60, extra_body=GREEDY, stop_sequences=STOPS
+    )
     assert answer.stop_reason == "stop_sequence"
     assert answer.stop_sequence in STOPS
 
 with check("messages, streamed"):
-    with client.messages.create(model=MODEL, messages=SAY_HELLO, max_tokens=8, extra_body=GREEDY, stream=True) as stream:
+    with client.messages.create(
+        model=MODEL, messages=SAY_HELLO, max_tokens=8, extra_body=GREEDY, stream=True
+    ) as stream:
         events = list(stream)
     for event in events:
         strictly(event)

@@ -107,4 +107,4 @@ if __name__ == "__main__":
     # not by the settings of the project that this file stands in
     options = ["-c", os.devnull, "--rootdir", str(Path(here).parent), "--noconftest", "-p", "no:cacheprovider"]
     options += ["-p", "no:terminal", "-o", "asyncio_default_fixture_loop_scope=function"]  # only the reports are told
-    sys.exit(pytest.main([here, "-q", "--tb=short", "--asyncio-mode=auto", *options], plugins=[Reporter()]) > 1)
+    sys.exit(pytest.main([here, "--asyncio-mode=auto", *options], plugins=[Reporter()]) > 1)

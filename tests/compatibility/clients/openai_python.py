@@ -102,7 +102,8 @@ with check("chat, tool by name, and its result"):
     message = answer.choices[0].message
     assert message.tool_calls[0].function.name == "get_weather"
     told = [*WEATHER, message, {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "sunny"}]
-    strictly(client.chat.completions.create(model=TOOL_MODEL, messages=told, tools=[TOOL], max_tokens=8))
+    answer = client.chat.completions.create(model=TOOL_MODEL, messages=told, tools=[TOOL], max_tokens=8, temperature=0)
+    strictly(answer)
 
 with check("chat, tool, streamed with the package's helper"):
     with client.chat.completions.stream(
