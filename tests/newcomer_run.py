@@ -27,6 +27,7 @@ REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
 PORTS = (8410, 7233)
 STEP_SECONDS = 900.0
+_OURS = ("STOKER_", "TEMPORAL_", "VIRTUAL_ENV", "XDG_", "PYTHON")
 QUESTION = "Name three fruits."
 
 
@@ -36,7 +37,7 @@ class Newcomer:
     def __init__(self, checkout: Path, home: Path, *, cold: bool) -> None:
         home.mkdir(parents=True)
         self.checkout, self.home = checkout, home
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "TERM") if name in os.environ}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
         cache = home / ".cache" if cold else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         self._environment = kept | {"HOME": str(home), "XDG_CACHE_HOME": str(cache)}
         self._environment["PATH"] = f"{checkout / '.venv' / 'bin'}:{kept['PATH']}"
