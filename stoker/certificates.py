@@ -147,11 +147,6 @@ def request_for(key_pem: str, holder: str) -> str:
     return _request(_private_key(key_pem), holder)
 
 
-def identity_of(certificate_pem: str) -> str:
-    """The holder that a certificate names. Raises CertificateError when it names none, or more than one."""
-    return _holder_of(_certificate(certificate_pem))
-
-
 def facts_of(certificate_pem: str) -> CertificateFacts:
     """What a certificate says. Raises CertificateError."""
     certificate = _certificate(certificate_pem)

@@ -20,33 +20,23 @@ import argparse
 import collections
 import json
 import re
-import shutil
-import signal
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psutil
 
-from entrypoints.demo.model import fetch_demo_model
-from tests.builders import write_tiny_llama
-from tests.faults_run import engine_folder
-from tests.live.load import Asked, Key, Load, Turn
-from tests.live.questions import questions
+from tests.live.load import Asked, Load
+from tests.live.long_run import run_folder
+from tests.live.replicas_under_load import MODEL, add_options, is_streamed, is_streaming, make_turns, replicas
 from tests.live.system import LiveSystem
 
-MODEL = "m"
-PROMPT = "Count from one to ten."
 BACK_WITHIN_SECONDS = 180.0
 QUIET_SECONDS = 6.0  # of load after a replica is back: who has seen two die within seconds is told so, by design
-QUEUE = 2000  # so many may wait: what is looked at is not how much two cores can do
 
 
 @dataclass(frozen=True)
@@ -61,18 +51,6 @@ class Kill:
     moved: int
     last_tried: float  # 0: never again
     back: float | None
-
-
-def make_turns(system: LiveSystem, long: int) -> list[Turn]:
-    """Whole and streamed requests in turns, the streamed ones of `long` tokens."""
-    key = Key("app", *system.new_key("app"))
-    short, longer = questions(MODEL, tokens=4, prompt=PROMPT), questions(MODEL, tokens=long, prompt=PROMPT)
-    return [
-        Turn(longer["chat streamed"], key),
-        Turn(short["chat"], key),
-        Turn(longer["text streamed"], key),
-        Turn(short["text"], key),
-    ]
 
 
 def kill(system: LiveSystem, load: Load, instance: dict[str, Any]) -> Kill:
@@ -109,16 +87,6 @@ def _answered_again(system: LiveSystem, name: str, incarnation: int) -> datetime
     [row] = system.rows(first, name=name, since=datetime.fromisoformat(found[0]["state_since"]))
     ended: datetime | None = row["first"]
     return ended
-
-
-def is_streamed(one: Asked) -> bool:
-    """Whether a stream was asked for."""
-    return bool(one.turn.question.body["stream"]) if "stream" in one.turn.question.body else False
-
-
-def is_streaming(one: Asked) -> bool:
-    """Whether its client had seen a part of a stream."""
-    return is_streamed(one) and one.first_byte is not None
 
 
 def failures(log: str, instance: str) -> list[datetime]:
@@ -172,34 +140,13 @@ def summary(kills: Sequence[Kill], asked: Sequence[Asked]) -> dict[str, Any]:
 def main() -> int:
     """Runs, and prints one JSON line at the end."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
     parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--replicas", type=int, default=3)
-    parser.add_argument("--slots", type=int, default=4, help="of each replica")
-    parser.add_argument("--model", choices=("tiny", "smollm2"), default="tiny")
-    parser.add_argument("--long", type=int, default=120, help="tokens of a streamed answer")
-    parser.add_argument("--folder", type=Path, default=None, help="kept afterwards; else one that is not")
+    add_options(parser, rate=50.0, replicas=3)
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
-    folder = args.folder or Path(tempfile.mkdtemp(prefix="stoker-failover-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        models = folder / "models"
-        models.mkdir()
-        model = fetch_demo_model() if args.model == "smollm2" else write_tiny_llama(models / "tiny.gguf", context=8192)
-        engine = engine_folder() / "llama-server"
-        with LiveSystem(folder, processes=2, model_dirs=[model.parent], llama_server=engine) as system:
-            system.deploy(MODEL, model, replicas=args.replicas, slots=args.slots, queue=QUEUE)
-            found = run(system, args.rate, args.kills, args.long)
-    finally:
-        if args.folder is None:
-            shutil.rmtree(folder, ignore_errors=True)
+    with run_folder("failover", args.folder) as folder, replicas(args, folder) as (system, _):
+        found = run(system, args.rate, args.kills, args.long)
     print(json.dumps(found | {"model": args.model, "replicas": args.replicas}))
     return 0 if found["ok"] else 1
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

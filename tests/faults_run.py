@@ -23,16 +23,11 @@ by Ctrl-C.
 import argparse
 import dataclasses
 import json
-import shutil
-import signal
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from subprocess import SubprocessError
-from types import FrameType
 from typing import Any
 
 import httpx
@@ -44,28 +39,10 @@ from tests.faults.single_host import answer, single_host
 from tests.faults.spread_system import MODEL, Fleet, SpreadSystem
 from tests.faults.table import FAULTS, Fault
 from tests.faults.trial import NotSteadyError, Trial, steady, try_fault
-from worker_agent.engine_host import look_at_host
-from worker_agent.engine_install import InstallRequest, install_engine
-from worker_agent.engine_options import Backend
+from tests.live.long_run import add_folder_option, engine_folder, run_folder
 
 QUESTIONS = ("Name three fruits.", "What is the capital of France?", "Write a short story about a fox.")
 TOKENS = 64
-
-
-class _Progress:
-    """Of building the engine, the first time on a machine."""
-
-    def stage(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    def steps(self, done: int, total: int) -> None:
-        pass
-
-
-def engine_folder() -> Path:
-    """Where the native engine's programs are; built when they are not."""
-    engine = install_engine(InstallRequest(backend=Backend.CPU), look_at_host(), _Progress())
-    return engine.program("llama-server").parent
 
 
 def check_placement(system: SpreadSystem) -> tuple[dict[str, Any], str]:
@@ -221,27 +198,23 @@ def main() -> int:
     parser.add_argument("--stall-timeout", type=float, default=Fleet.stall_timeout, help="seconds")
     parser.add_argument("--rate", type=float, default=RATE, help="requests a second")
     parser.add_argument("--alone", action="store_true", help="let one worker have room for the whole model")
-    parser.add_argument("--folder", type=Path, default=None, help="kept afterwards; else one that is not")
+    add_folder_option(parser)
     args = parser.parse_args()
     if problem := network.allowed():
         print(f"this machine allows no network namespaces: {problem}", file=sys.stderr)
         return 2
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
     workers = tuple(f"w{number}" for number in range(1, args.workers + 1))
     offer = "2GiB" if args.alone else args.offer
     fleet = Fleet(workers=workers, offer=offer, stall_timeout=args.stall_timeout)
     faults = [FAULTS[name] for name in args.fault or FAULTS]
-    folder = args.folder or Path(tempfile.mkdtemp(prefix="stoker-faults-"))
     began = time.monotonic()
-    try:
-        with SpreadSystem(folder, engine_folder(), fetch_demo_model(), fleet) as system:
-            system.deploy()
-            placed, expected = check_placement(system)
-            trials = run(system, faults, args.times, args.rate, expected)
-    finally:
-        if args.folder is None:
-            shutil.rmtree(folder, ignore_errors=True)
+    with (
+        run_folder("faults", args.folder) as folder,
+        SpreadSystem(folder, engine_folder(), fetch_demo_model(), fleet) as system,
+    ):
+        system.deploy()
+        placed, expected = check_placement(system)
+        trials = run(system, faults, args.times, args.rate, expected)
     rows = summaries(trials)
     print(f"\n{_table(rows)}\nseconds: median / worst; the stall watch waits for {args.stall_timeout:g} s\n")
     summary = {"run": "faults", "seconds": round(time.monotonic() - began, 1), "stall_timeout": args.stall_timeout}
@@ -254,10 +227,6 @@ def wrong(placed: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
     """Whether something is, that must never be."""
     kinds = ("never_answered", "wrong", "orphans", "claims", "missing", "should_not_be_seen")
     return bool(placed["differing_answers"]) or any(row[kind] for row in rows for kind in kinds)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -16,22 +16,17 @@ The last line is JSON; the exit code is 1 where something of that is not so. All
 import argparse
 import collections
 import json
-import shutil
-import signal
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import httpx
 
 from entrypoints.demo.model import fetch_demo_model
-from tests.faults_run import engine_folder
 from tests.live.ledger import Account, accounts, differences, limit_faults, reached, recorded
 from tests.live.load import Asked, Key, Load, Turn
+from tests.live.long_run import add_folder_option, engine_folder, run_folder
 from tests.live.questions import Question, models_question, questions, refused_question
 from tests.live.system import LiveSystem
 from tests.live.watch import Watch, metric, most
@@ -241,25 +236,18 @@ def main() -> int:
     parser.add_argument("--edge", type=float, default=60.0, help="seconds of load before and after")
     parser.add_argument("--both", action="store_true", help="take both away for all of the time")
     parser.add_argument("--replicas", type=int, default=1)
-    parser.add_argument("--folder", type=Path, default=None, help="kept afterwards; else one that is not")
+    add_folder_option(parser)
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
     model = fetch_demo_model()
-    folder = args.folder or Path(tempfile.mkdtemp(prefix="stoker-outage-"))
-    try:
-        engine = engine_folder() / "llama-server"
-        with LiveSystem(folder, processes=2, model_dirs=[model.parent], llama_server=engine) as system:
-            system.deploy(MODEL, model, replicas=args.replicas, slots=4, queue=QUEUE)
-            found = run(system, args.minutes, args.rate, args.edge, both=args.both)
-    finally:
-        if args.folder is None:
-            shutil.rmtree(folder, ignore_errors=True)
+    engine = engine_folder() / "llama-server"
+    with (
+        run_folder("outage", args.folder) as folder,
+        LiveSystem(folder, processes=2, model_dirs=[model.parent], llama_server=engine) as system,
+    ):
+        system.deploy(MODEL, model, replicas=args.replicas, slots=4, queue=QUEUE)
+        found = run(system, args.minutes, args.rate, args.edge, both=args.both)
     print(json.dumps(found))
     return 0 if found["ok"] else 1
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

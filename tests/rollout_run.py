@@ -22,22 +22,16 @@ The last line is JSON; the exit code is 1 where anything is not as wanted. All t
 import argparse
 import collections
 import json
-import shutil
-import signal
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from entrypoints.demo.model import fetch_demo_model
-from tests.builders import write_tiny_llama
-from tests.failover_run import MODEL, QUEUE, is_streaming, make_turns
-from tests.faults_run import engine_folder
 from tests.live.load import Asked, Load
+from tests.live.long_run import run_folder
+from tests.live.replicas_under_load import MODEL, add_options, is_streaming, make_turns, replicas
 from tests.live.system import LiveSystem
 
 ROLLED_WITHIN_SECONDS = 300.0
@@ -182,35 +176,14 @@ def summary(rolls: Sequence[Roll], back: RollBack, asked: Sequence[Asked], repli
 def main() -> int:
     """Runs, and prints one JSON line at the end."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rate", type=float, default=20.0, help="requests a second")
     parser.add_argument("--changes", type=int, default=5)
-    parser.add_argument("--replicas", type=int, default=2)
-    parser.add_argument("--slots", type=int, default=4, help="of each replica")
-    parser.add_argument("--model", choices=("tiny", "smollm2"), default="tiny")
-    parser.add_argument("--long", type=int, default=120, help="tokens of a streamed answer")
-    parser.add_argument("--folder", type=Path, default=None, help="kept afterwards; else one that is not")
+    add_options(parser, rate=20.0, replicas=2)
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
-    folder = args.folder or Path(tempfile.mkdtemp(prefix="stoker-rollout-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        models = folder / "models"
-        models.mkdir()
-        model = fetch_demo_model() if args.model == "smollm2" else write_tiny_llama(models / "tiny.gguf", context=8192)
-        wrong = refused_by_engines(model, models)
-        engine = engine_folder() / "llama-server"
-        with LiveSystem(folder, processes=2, model_dirs=[model.parent, models], llama_server=engine) as system:
-            system.deploy(MODEL, model, replicas=args.replicas, slots=args.slots, queue=QUEUE)
-            found = run(system, args.rate, args.changes, args.replicas, args.long, wrong)
-    finally:
-        if args.folder is None:
-            shutil.rmtree(folder, ignore_errors=True)
+    with run_folder("rollout", args.folder) as folder, replicas(args, folder) as (system, model):
+        wrong = refused_by_engines(model, folder / "models")
+        found = run(system, args.rate, args.changes, args.replicas, args.long, wrong)
     print(json.dumps(found | {"model": args.model}))
     return 0 if found["ok"] else 1
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

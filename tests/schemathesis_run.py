@@ -17,21 +17,18 @@ import collections
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import httpx
 
 from tests.builders import write_tiny_llama
 from tests.fakes.hub import FakeHub
-from tests.faults.spread_system import ROOT
-from tests.faults_run import engine_folder
+from tests.faults.kept_system import ROOT
+from tests.live.long_run import add_folder_option, engine_folder, run_folder
 from tests.live.system import LiveSystem
 
 MODEL = "tiny"
@@ -165,15 +162,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--folder", type=Path, default=None, help="kept afterwards; else one that is not")
+    add_folder_option(parser)
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
-    folder = args.folder or Path(tempfile.mkdtemp(prefix="stoker-schemathesis-"))
-    try:
+    engine = engine_folder() / "llama-server"
+    with run_folder("schemathesis", args.folder) as folder:
         models = folder / "models"
-        models.mkdir(parents=True)
+        models.mkdir()
         model = write_tiny_llama(models / "tiny.gguf", context=8192)
-        engine = engine_folder() / "llama-server"
         stored = folder / "hub" / ON_THE_HUB
         stored.parent.mkdir(parents=True)
         shutil.copy(model, stored)
@@ -185,15 +180,8 @@ def main() -> int:
         ):
             system.deploy(MODEL, model, slots=4)
             found = run(system, args.minutes, args.seed)
-    finally:
-        if args.folder is None:
-            shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps(found))
     return 0 if found["ok"] else 1
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ from tests.faults.load import MAX_TOKENS, PROMPT, Load
 from tests.faults.single_host import answer, single_host
 from tests.faults.spread_system import MODEL, Fleet, SpreadSystem
 from tests.faults.trial import steady
-from tests.faults_run import engine_folder
+from tests.live.long_run import add_folder_option, engine_folder, run_folder
 
 STRANGER = "stranger"
 OUT_SECONDS = 10.0
@@ -206,24 +205,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--offer", default=Fleet.offer, help="of each worker's CPU")
-    parser.add_argument("--folder", type=Path, default=None, help="kept afterwards; else one that is not")
+    add_folder_option(parser)
     args = parser.parse_args()
     if problem := network.allowed():
         print(f"this machine allows no network namespaces: {problem}", file=sys.stderr)
         return 2
     fleet = Fleet(workers=tuple(f"w{number}" for number in range(1, args.workers + 1)), offer=args.offer)
-    folder = args.folder or Path(tempfile.mkdtemp(prefix="stoker-strangers-"))
     began = time.monotonic()
     try:
-        with SpreadSystem(folder, engine_folder(), fetch_demo_model(), fleet) as system:
+        with (
+            run_folder("strangers", args.folder) as folder,
+            SpreadSystem(folder, engine_folder(), fetch_demo_model(), fleet) as system,
+        ):
             system.deploy()
             run = knock_at_all(system)
     except subprocess.CalledProcessError as error:
         print(f"{error}\n{error.stdout}{error.stderr}", file=sys.stderr)
         raise
-    finally:
-        if args.folder is None:
-            shutil.rmtree(folder, ignore_errors=True)
     summary = {"run": "strangers", "seconds": round(time.monotonic() - began, 1)} | run.numbers
     print(json.dumps(summary | {"findings": run.findings}))
     return 1 if run.findings else 0

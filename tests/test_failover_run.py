@@ -5,21 +5,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.failover_run import Kill, failures, is_streaming, summary
-from tests.live.load import Asked, Key, Turn
-from tests.live.questions import questions
+from tests.failover_run import Kill, failures, summary
+from tests.live.asked import asked, lost
+from tests.live.load import Asked
 
-ASK = questions("m", tokens=4, prompt="a")
 CLEAN = Kill("m-1", streaming=2, lost_streaming=0, lost_others=0, wrong=0, moved=3, last_tried=0.1, back=2.5)
-
-
-def asked(name: str, **fields: object) -> Asked:
-    told = {"start": 1.0, "end": 2.0, "first_byte": 1.5, "status": 200, "tokens": None} | fields
-    return Asked(turn=Turn(ASK[name], Key("app", "1", "sk-1")), **told)  # type: ignore[arg-type]
-
-
-def lost(name: str, **fields: object) -> Asked:
-    return asked(name, lost=True, wrong="the connection ended", **fields)
 
 
 @pytest.mark.parametrize(
@@ -37,12 +27,6 @@ def lost(name: str, **fields: object) -> Asked:
 )
 def test_what_must_never_be(kill: Kill, requests: list[Asked], right: bool) -> None:
     assert summary([kill], requests)["ok"] is right
-
-
-def test_only_who_has_seen_a_part_was_streaming() -> None:
-    assert is_streaming(lost("chat streamed"))
-    assert not is_streaming(lost("chat streamed", first_byte=None))
-    assert not is_streaming(lost("chat"))
 
 
 def test_tries_are_read_from_the_log() -> None:

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
+from tests.live.asked import asked, lost
 from tests.live.load import Asked
 from tests.rollout_run import Roll, RollBack, seen, summary
-from tests.test_failover_run import asked, lost
 
 ROLL = Roll(seconds=9.5, fewest=2, requests=100, failed=0, cut=0, wrong=0)
 BACK = RollBack(seconds=4.0, untouched=True, reason="m-2: bad", requests=50, failed=0, cut=0, wrong=0)

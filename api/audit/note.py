@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from stoker.domain.audit import FieldChange, field_changes
+from stoker.domain.audit import bounded_changes
+from stoker.domain.field_changes import FieldChange
 
 
 @dataclass(slots=True)
@@ -47,7 +48,7 @@ def changed(before: BaseModel | None, after: BaseModel) -> None:
     note = current_note.get()
     if note is not None:
         old = before.model_dump(mode="json") if before is not None else {}
-        note.changes = field_changes(old, after.model_dump(mode="json", exclude_defaults=before is None))
+        note.changes = bounded_changes(old, after.model_dump(mode="json", exclude_defaults=before is None))
 
 
 def changes_nothing() -> None:

@@ -6,7 +6,6 @@ An entry whose commit nobody heard of is written again: twice is better than nev
 """
 
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -15,8 +14,9 @@ from itertools import islice
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy.exc import DataError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
+from api.background_writer import NEVER_TAKEN, BackgroundWriter, Chore
 from stoker.domain.audit import AuditEntry
 from stoker.storage.audit import forget_entries, write_entries
 from stoker.storage.engine import Database
@@ -28,10 +28,6 @@ STRANGERS_A_MINUTE = 60
 FORGET_EVERY_SECONDS = 600.0
 
 _BATCH = 200
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 5.0
-_NEVER_TAKEN = (DataError, OverflowError, ValueError)
-"""Values that no column holds: sent again they fail again, and would hold up all that comes after."""
-
 _FULL, _STRANGERS, _UNWRITABLE = "full", "strangers", "unwritable"
 
 
@@ -48,8 +44,14 @@ class AuditTrail(Collector):
         self._lost: Counter[str] = Counter({_FULL: 0, _STRANGERS: 0, _UNWRITABLE: 0})
         self._minute: datetime | None = None  # that strangers were last counted in
         self._strangers = 0
-        self._stopping = self._given_up = False
-        self._writer = threading.Thread(target=self._write_for_ever, name="audit", daemon=True)
+        self._writer = BackgroundWriter(
+            "audit",
+            self._changed,
+            waits=lambda: self._waiting,
+            first=lambda: tuple(islice(self._waiting, _BATCH)),
+            send=self._write,
+            chore=Chore(self._forget, FORGET_EVERY_SECONDS),
+        )
 
     def record(self, entry: AuditEntry) -> None:
         """Keeps one more. Never waits for the database, and never raises."""
@@ -70,14 +72,8 @@ class AuditTrail(Collector):
 
     def close(self, within: float) -> None:
         """Writes everything, for up to so many seconds. Blocks."""
+        self._writer.close(within)
         with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        if self._writer.is_alive():
-            self._writer.join(within)
-        with self._changed:
-            self._given_up = True
-            self._changed.notify_all()
             if self._waiting:
                 log.error("audit_entries_left", entries=len(self._waiting), remedy="they are in this log")
 
@@ -108,44 +104,12 @@ class AuditTrail(Collector):
         self._strangers += 1
         return self._strangers > STRANGERS_A_MINUTE
 
-    def _write_for_ever(self) -> None:
-        pause, forget_at = 0.0, 0.0
-        while (entries := self._next(pause, forget_at)) is not None:
-            try:
-                self._write(entries)
-                pause = 0.0
-                if time.monotonic() >= forget_at and not self._stopping:
-                    forget_at = time.monotonic() + FORGET_EVERY_SECONDS
-                    self._forget()
-            except SQLAlchemyError as error:
-                pause = min(_LONGEST_PAUSE_SECONDS, max(_FIRST_PAUSE_SECONDS, pause * 2))
-                log.warning("audit_not_written", error=str(error), again_in_seconds=pause)
-            except Exception:  # the last guard: without this thread nothing would be kept any more
-                pause = _LONGEST_PAUSE_SECONDS
-                log.exception("audit_crashed")
-
-    def _next(self, pause: float, forget_at: float) -> Sequence[AuditEntry] | None:
-        """The oldest that wait, after the pause; none when it is time to forget others, None at the end."""
-        with self._changed:
-            if pause and self._stopping:
-                self._changed.wait_for(lambda: self._given_up, min(pause, _FIRST_PAUSE_SECONDS))
-            elif pause:
-                self._changed.wait_for(lambda: self._stopping, pause)
-            else:
-                until = max(0.0, forget_at - time.monotonic())
-                self._changed.wait_for(lambda: self._stopping or self._waiting, until)
-            if self._given_up or (self._stopping and not self._waiting):
-                return None
-            return tuple(islice(self._waiting, _BATCH))
-
     def _write(self, entries: Sequence[AuditEntry]) -> None:
         """Writes the oldest ones that wait, and lets go of them. Raises SQLAlchemyError."""
-        if not entries:
-            return
         try:
             with self._database.write() as session:
                 write_entries(session, entries)
-        except _NEVER_TAKEN as error:
+        except NEVER_TAKEN as error:
             if len(entries) > 1:
                 for entry in entries:
                     self._write([entry])
@@ -158,9 +122,13 @@ class AuditTrail(Collector):
 
     def _forget(self) -> None:
         before = self._clock() - timedelta(days=self._days)
-        while not self._stopping:
-            with self._database.write() as session:
-                count = forget_entries(session, before)
+        while not self._writer.stopping:
+            try:
+                with self._database.write() as session:
+                    count = forget_entries(session, before)
+            except SQLAlchemyError as error:  # a day too many harms nobody: not before the next time
+                log.warning("audit_not_forgotten", error=str(error))
+                return
             if not count:
                 return
             log.info("audit_forgotten", entries=count)

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from api.openai.fields import FIELDS, HARMLESS, Harmless
+from api.openai.field_values import HARMLESS, Harmless
+from api.openai.fields import FIELDS
 
 _DONE = (b"data: [DONE]\n\n",)
 _RESPONSE_ENDS = tuple(b"event: response.%s\n" % end for end in (b"completed", b"incomplete", b"failed"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from api.openai.content import MAX_PROMPTS
 from api.openai.endpoints import Endpoint
-from api.openai.fields import MOST, RANGES
+from api.openai.field_values import MOST, RANGES
 
 Schema = dict[str, Any]
 

@@ -13,7 +13,8 @@ from api.openai.content import check_content
 from api.openai.endpoints import Endpoint
 from api.openai.errors import APIError, invalid_request, unknown_parameter, unsupported_parameter, wrong_type
 from api.openai.errors import kind_of as _kind
-from api.openai.fields import ENGINE_SWITCHES, MOST, RANGES
+from api.openai.field_values import MOST, RANGES
+from api.openai.fields import ENGINE_SWITCHES
 from api.openai.multipart import parse_form
 from api.openai.prefix import prefix_of
 

@@ -9,6 +9,7 @@ from api.schemas.deployments import DeploymentCreate
 from api.schemas.integers import Integer
 from api.schemas.reasons import PendingRead, PlacementRead
 from stoker.domain.deployments import DeploymentSpec
+from stoker.domain.field_changes import deployment_changes
 from stoker.domain.placement.types import Placement, Unplaceable
 from stoker.domain.revisions import Revision, RevisionState
 from stoker.domain.rollout_plan import RolloutAction, RolloutPlan
@@ -22,17 +23,10 @@ class FieldChangeRead(BaseModel):
     before: Any
     after: Any
 
-
-def field_changes(before: DeploymentSpec, after: DeploymentSpec) -> list[FieldChangeRead]:
-    """What differs, field by field as REST names them."""
-    old, new = _fields(before), _fields(after)
-    return [FieldChangeRead(field=name, before=old[name], after=new[name]) for name in new if new[name] != old[name]]
-
-
-def _fields(spec: DeploymentSpec) -> dict[str, Any]:
-    fields = DeploymentCreate.of(spec).model_dump(mode="json")
-    options = fields.pop("options")
-    return fields | {f"options.{name}": value for name, value in options.items()}
+    @classmethod
+    def between(cls, before: DeploymentSpec, after: DeploymentSpec) -> list[Self]:
+        """What differs."""
+        return [cls(**change.model_dump()) for change in deployment_changes(before, after)]
 
 
 class RolloutPlanRead(BaseModel):
@@ -70,7 +64,7 @@ class RolloutPlanRead(BaseModel):
             name=spec.name,
             action=plan.action,
             generation=status.generation if status is not None else 0,
-            changes=field_changes(status.spec, spec) if status is not None else [],
+            changes=FieldChangeRead.between(status.spec, spec) if status is not None else [],
             replaces_instances=status is not None and not status.spec.same_instances(spec),
             replaced=plan.replaced,
             started=plan.started,
@@ -109,7 +103,7 @@ class RevisionRead(BaseModel):
             reason=revision.reason,
             created_at=revision.created_at,
             deployment=DeploymentCreate.of(revision.spec),
-            changes=field_changes(before.spec, revision.spec) if before is not None else [],
+            changes=FieldChangeRead.between(before.spec, revision.spec) if before is not None else [],
         )
 
 

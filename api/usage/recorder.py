@@ -12,7 +12,6 @@ dropped, counted and spoken of: what is kept stays whole up to a known moment.
 """
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -21,8 +20,9 @@ from pathlib import Path
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy.exc import DataError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
+from api.background_writer import NEVER_TAKEN, BackgroundWriter, Chore
 from api.usage.spool import Spool, SpoolFullError
 from api.usage.tally import DROPPED, MADE, REFUSED, Tally
 from stoker.domain.usage import UsageRecord
@@ -37,10 +37,6 @@ MOST_IN_MEMORY = 50_000  # records, about 15 MB
 SPOOL_BYTES = 1024**3
 
 _LEFT_EVERY_SECONDS = 30.0  # to look for what other processes left behind
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 5.0
-
-_NEVER_TAKEN = (DataError, OverflowError, ValueError)
-"""Values that no column holds: sent again they fail again, and would hold up all that comes after."""
 
 
 class UsageRecorder(Collector):
@@ -68,10 +64,16 @@ class UsageRecorder(Collector):
         self._spool = Spool(self._tally.spool, spool_bytes)
         self._held: deque[Batch] = deque()  # unconfirmed, and not in the spool
         self._batches = 0
-        self._stopping = self._given_up = False
         self._stop = threading.Event()
         self._batcher = threading.Thread(target=self._batch_for_ever, name="usage-batches", daemon=True)
-        self._sender = threading.Thread(target=self._send_for_ever, name="usage-sender", daemon=True)
+        self._writer = BackgroundWriter(
+            "usage",
+            self._changed,
+            waits=lambda: self._held or self._spool.records,
+            first=self._first,
+            send=self._send,
+            chore=Chore(self._send_what_others_left, _LEFT_EVERY_SECONDS),
+        )
 
     def record(self, record: UsageRecord) -> None:
         """Keeps one more."""
@@ -85,7 +87,7 @@ class UsageRecorder(Collector):
     def start(self) -> None:
         """Begins to write."""
         self._batcher.start()
-        self._sender.start()
+        self._writer.start()
 
     def close(self, within: float) -> None:
         """Writes everything, for up to so many seconds; what the database has not taken by then waits on disk for the
@@ -94,14 +96,8 @@ class UsageRecorder(Collector):
         if self._batcher.is_alive():
             self._batcher.join()
         self._close_batch()
+        self._writer.close(within)
         with self._changed:
-            self._stopping = True
-            self._changed.notify_all()
-        if self._sender.is_alive():
-            self._sender.join(within)
-        with self._changed:
-            self._given_up = True
-            self._changed.notify_all()
             self._put_into_spool()
             waiting = self._tally.to_be_written - self._written
             self._numbers = memoryview(bytearray(24)).cast("Q")  # a late record disturbs nobody
@@ -186,52 +182,25 @@ class UsageRecorder(Collector):
         except (OSError, SpoolFullError) as error:
             log.error("usage_spool_not_written", error=str(error), batches_held=len(self._held))
 
-    def _send_for_ever(self) -> None:
-        pause = 0.0
-        others_at = time.monotonic()
-        while True:
-            batches = self._next_to_send(pause, others_at)
-            if batches is None:
-                return
-            try:
-                if batches:
-                    self._write(self._tally.recorder, batches)
-                    self._confirmed(batches)
-                if time.monotonic() >= others_at:
-                    self._send_what_others_left()
-                    others_at = time.monotonic() + _LEFT_EVERY_SECONDS
-                pause = 0.0
-            except SQLAlchemyError as error:
-                pause = min(_LONGEST_PAUSE_SECONDS, max(_FIRST_PAUSE_SECONDS, pause * 2))
-                log.warning("usage_not_written", error=str(error), again_in_seconds=pause)
-            except Exception:  # the last guard, as above
-                pause = _LONGEST_PAUSE_SECONDS
-                log.exception("usage_sender_crashed")
+    def _first(self) -> Sequence[Batch]:
+        return self._spool.first(LARGEST_BATCH) if self._spool.records else tuple(self._held)
 
-    def _next_to_send(self, pause: float, others_at: float) -> Sequence[Batch] | None:
-        """What is to be sent, after the pause; empty when it is time to look for what others left, None at the end."""
+    def _send(self, batches: Sequence[Batch]) -> None:
+        self._write(self._tally.recorder, batches)
+        number = batches[-1].number
         with self._changed:
-            if pause and self._stopping:
-                self._changed.wait_for(lambda: self._given_up, min(pause, _FIRST_PAUSE_SECONDS))
-            elif pause:
-                self._changed.wait_for(lambda: self._stopping, pause)
-            else:
-                until = max(0.0, others_at - time.monotonic())
-                self._changed.wait_for(lambda: self._stopping or self._held or self._spool.records, until)
-            if self._given_up:
-                return None
-            if self._spool.records:
-                return self._spool.first(LARGEST_BATCH)
-            if self._held:
-                return list(self._held)
-            return None if self._stopping else []
+            self._written += sum(len(batch.records) for batch in batches)
+            while self._held and self._held[0].number <= number:
+                self._held.popleft()
+            if not self._writer.given_up:
+                self._spool.drop_through(number)
 
     def _write(self, recorder: str, batches: Sequence[Batch]) -> int:
         """Sends them; returns how many records of the recorder are in the database then. Raises SQLAlchemyError."""
         try:
             with self._database.write() as session:
                 return write_batches(session, recorder, batches, self._clock())
-        except _NEVER_TAKEN as error:
+        except NEVER_TAKEN as error:
             if len(batches) > 1:
                 return [self._write(recorder, [batch]) for batch in batches][-1]
             if not batches:
@@ -243,21 +212,12 @@ class UsageRecorder(Collector):
                 self._written -= count  # it will be confirmed, as if it were there
             return self._write(recorder, ())
 
-    def _confirmed(self, batches: Sequence[Batch]) -> None:
-        number = batches[-1].number
-        with self._changed:
-            self._written += sum(len(batch.records) for batch in batches)
-            while self._held and self._held[0].number <= number:
-                self._held.popleft()
-            if not self._given_up:
-                self._spool.drop_through(number)
-
     def _send_what_others_left(self) -> None:
         for tally in Tally.left(self._folder):
             spool = Spool(tally.spool, self._spool_bytes)
             try:
                 while batches := spool.first(LARGEST_BATCH):
-                    if self._stopping:  # it is left to the next one
+                    if self._writer.stopping:  # it is left to the next one
                         spool.close()
                         tally.close()
                         return

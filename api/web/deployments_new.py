@@ -12,7 +12,7 @@ from api.errors import ProblemError
 from api.routes.deployments import NamePath, create_deployment, update_deployment
 from api.schemas.deployments import DeploymentCreate, DeploymentRead
 from api.schemas.devices import parse_device
-from api.schemas.rollouts import field_changes
+from api.schemas.rollouts import FieldChangeRead
 from api.web import deployments_view as view
 from api.web.deployments import expected_generation, one_deployment
 from api.web.deployments_form import FIELDS, change_of, empty_form, faults_by_field, form_of, read_deployment
@@ -108,7 +108,7 @@ async def show_preview(request: Request, context: ContextDep, visitor: AdminPage
     if body is not None and editing:
         before = _written(await one_deployment(context, visitor, editing))
         body = change_of(body).merged(before.spec())
-        changes = changes_in_words(field_changes(before.spec(), body.spec()))
+        changes = changes_in_words(FieldChangeRead.between(before.spec(), body.spec()))
         replaced = replaces_instances(before.spec(), body.spec())
     elif body is not None and await _exists(context, body.name):
         faults["name"] = _taken(body.name)

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from stoker.domain.base import Value
+from stoker.domain.field_changes import FieldChange
 
 UNANSWERED = 0
 """The status of a change whose answer was never begun: nobody knows whether it was made."""
@@ -14,14 +15,6 @@ MOST_CHANGES = 100
 LONGEST_VALUE = 1000  # characters, as JSON
 
 _MISSING = object()
-
-
-class FieldChange(Value):
-    """One field before and after, as JSON says them; None where the field was not there. `options.slots` is nested."""
-
-    field: str
-    before: Any = None
-    after: Any = None
 
 
 class AuditEntry(Value):
@@ -44,7 +37,7 @@ class AuditEntry(Value):
         return self.status >= 400
 
 
-def field_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[FieldChange, ...]:
+def bounded_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[FieldChange, ...]:
     """The fields that differ, in `after`'s order, then those that are gone; at most MOST_CHANGES.
 
     Both hold JSON. Fields of objects within are told one by one, lists whole. A value that is longer than LONGEST_VALUE

@@ -6,6 +6,7 @@ from typing import Any
 
 from stoker.domain.base import Value
 from stoker.domain.deployments import DeploymentSpec
+from stoker.domain.field_changes import FieldChange, deployment_changes, field_changes
 from stoker.domain.model_routes import RouteSpec
 
 
@@ -31,14 +32,6 @@ class Action(StrEnum):
     KEEP = "keep"  # it is as wanted already
     REMOVE = "remove"
     LEAVE = "leave"  # nothing is said of it, and what nothing is said of is not removed
-
-
-class FieldChange(Value):
-    """One field that changes, as it is written: `options.slots`, 4, 8."""
-
-    field: str
-    before: Any
-    after: Any
 
 
 class Step(Value):
@@ -114,7 +107,7 @@ def _deployment_step(wanted: DeploymentSpec, before: DeploymentSpec | None) -> S
         kind=Kind.DEPLOYMENT,
         name=wanted.name,
         action=Action.CHANGE,
-        changes=_changes(_written_deployment(before), _written_deployment(wanted)),
+        changes=deployment_changes(before, wanted),
         replaces=not before.same_instances(wanted),
     )
 
@@ -124,24 +117,8 @@ def _route_step(wanted: RouteSpec, before: RouteSpec | None) -> Step:
         return Step(kind=Kind.ROUTE, name=wanted.name, action=Action.MAKE)
     if before == wanted:
         return Step(kind=Kind.ROUTE, name=wanted.name, action=Action.KEEP)
-    changes = _changes(_written_route(before), _written_route(wanted))
+    changes = field_changes(_written_route(before), _written_route(wanted))
     return Step(kind=Kind.ROUTE, name=wanted.name, action=Action.CHANGE, changes=changes)
-
-
-def _changes(before: dict[str, Any], after: dict[str, Any]) -> tuple[FieldChange, ...]:
-    fields = dict.fromkeys((*before, *after))
-    return tuple(
-        FieldChange(field=field, before=before.get(field), after=after.get(field))
-        for field in fields
-        if before.get(field) != after.get(field)
-    )
-
-
-def _written_deployment(spec: DeploymentSpec) -> dict[str, Any]:
-    """Its fields as a file says them: those of `options` one by one."""
-    written = spec.model_dump(mode="json", exclude={"name", "options"})
-    written |= {"model": str(spec.model), "devices": ["/".join(pair) for pair in spec.devices]}
-    return written | {f"options.{field}": value for field, value in spec.options.model_dump(mode="json").items()}
 
 
 def _written_route(spec: RouteSpec) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
@@ -52,6 +53,16 @@ async def place(*command: str) -> AsyncIterator[Served]:
     assert children() == before
 
 
+class Turn(asyncio.Lock):
+    """Knows how often somebody wanted to put a process into the place, whoever got the turn."""
+
+    asked_for = 0
+
+    async def acquire(self) -> Literal[True]:
+        self.asked_for += 1
+        return await super().acquire()
+
+
 async def test_a_process_that_died_and_is_renewed_at_once_has_one_successor(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     gate.touch()
@@ -77,11 +88,12 @@ async def test_a_process_that_dies_while_it_is_renewed_has_one_successor(tmp_pat
     async with place(sys.executable, "-c", PROGRAM, str(gate)) as slot:
         (first,) = children() - others
         gate.unlink()
+        turn = slot._turn = Turn()
         renewing = asyncio.create_task(slot.renew())
         await eventually(lambda: len(children() - others) == 2, children)
         (second,) = children() - others - {first}
         os.kill(first, signal.SIGKILL)
-        await asyncio.sleep(0.3)  # longer than the pause after which `keep` starts another
+        await eventually(lambda: turn.asked_for == 2, lambda: turn.asked_for)  # `keep` would start another one, too
         gate.touch()
         await asyncio.wait_for(renewing, 20)
         assert children() - others == {second}

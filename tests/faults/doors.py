@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.faults.spread_system import ROOT, SpreadSystem
+from tests.faults.kept_system import ROOT
+from tests.faults.spread_system import SpreadSystem
 
 KNOCK = [sys.executable, "-P", "-m", "tests.faults.knock"]
 _ALERT = (b"\x15\x03", 24)  # the begin of TLS's own word for "no", and the most bytes that it takes twice

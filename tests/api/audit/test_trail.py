@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
+from api import background_writer
 from api.audit import trail as trail_module
 from api.audit.trail import STRANGERS_A_MINUTE, AuditTrail
 from stoker.domain.audit import AuditEntry
@@ -163,7 +164,7 @@ def test_old_entries_go_by_themselves_and_whatever_goes_wrong_they_go_later(
         return forget(session, before)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trail_module, "forget_entries", forgetting)
-    monkeypatch.setattr(trail_module, "_LONGEST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(background_writer, "LONGEST_PAUSE_SECONDS", 0.01)
     with database.write() as session:
         write_entries(session, [entry(age, at=NOW - timedelta(days=age)) for age in (0, 399, 400, 401, 500)])
     trail = AuditTrail(database, lambda: NOW, 400)

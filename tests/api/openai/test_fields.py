@@ -12,7 +12,8 @@ from openai.types.responses import response_create_params
 
 from api.openai.endpoints import ENDPOINTS
 from api.openai.errors import APIError
-from api.openai.fields import ENGINE_SWITCHES, FIELDS, HARMLESS, MOST, RANGES
+from api.openai.field_values import HARMLESS, MOST, RANGES
+from api.openai.fields import ENGINE_SWITCHES, FIELDS
 from api.openai.validation import parse_request
 
 BODY: dict[str, dict[str, Any]] = {

@@ -8,7 +8,8 @@ import pytest
 
 from api.openai.endpoints import ENDPOINTS, Endpoint
 from api.openai.errors import APIError
-from api.openai.fields import ENGINE_SWITCHES, MOST, RANGES
+from api.openai.field_values import MOST, RANGES
+from api.openai.fields import ENGINE_SWITCHES
 from api.openai.openapi import document, document_bytes
 from api.openai.shapes import request_schema
 from api.openai.validation import parse_request

@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy.exc import OperationalError
 
+from api import background_writer
 from api.usage import recorder as recorders
 from api.usage.recorder import UsageRecorder
 from entrypoints.clock import utc_now
@@ -30,7 +31,7 @@ PROGRAM = [sys.executable, "-m", "tests.api.usage.recording_process"]
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches come twenty times a second, and nobody waits long for anything."""
     monkeypatch.setattr(recorders, "BATCH_EVERY_SECONDS", 0.05)
-    monkeypatch.setattr(recorders, "_LONGEST_PAUSE_SECONDS", 0.3)
+    monkeypatch.setattr(background_writer, "LONGEST_PAUSE_SECONDS", 0.3)
     monkeypatch.setattr(recorders, "_LEFT_EVERY_SECONDS", 0.1)
 
 
@@ -384,4 +385,4 @@ def test_a_crash_of_a_thread_is_not_its_end(
     recorder.start()
     until(lambda: not recorder.waiting)
     assert numbers(database) == [7]
-    assert [line["event"] for line in logs if "crashed" in str(line["event"])] == ["usage_sender_crashed"]
+    assert [line["event"] for line in logs if "crashed" in str(line["event"])] == ["usage_writer_crashed"]

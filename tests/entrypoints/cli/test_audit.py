@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from api.schemas.audit import AuditEntryRead
-from stoker.domain.audit import AuditEntry, FieldChange
+from stoker.domain.audit import AuditEntry
+from stoker.domain.field_changes import FieldChange
 from tests.entrypoints.cli.conftest import Stoker
 from tests.fakes.api import FakeApi
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.domain.audit import LONGEST_VALUE, MOST_CHANGES, AuditEntry, FieldChange, field_changes
+from stoker.domain.audit import LONGEST_VALUE, MOST_CHANGES, AuditEntry, bounded_changes
+from stoker.domain.field_changes import FieldChange
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=3)
@@ -31,28 +32,28 @@ OBJECTS = st.dictionaries(NAMES, SCALARS | st.dictionaries(NAMES, SCALARS, max_s
 def test_fields_that_differ(
     before: dict[str, Any], after: dict[str, Any], expected: tuple[tuple[str, Any, Any], ...]
 ) -> None:
-    found = field_changes(before, after)
+    found = bounded_changes(before, after)
     assert found == tuple(FieldChange(field=name, before=old, after=new) for name, old, new in expected)
 
 
 def test_a_long_value_is_its_beginning() -> None:
-    (change,) = field_changes({"text": "short"}, {"text": "x" * 5000})
+    (change,) = bounded_changes({"text": "short"}, {"text": "x" * 5000})
     assert change.before == "short"
     assert change.after == '"' + "x" * (LONGEST_VALUE - 1) + "…"
 
 
 def test_no_more_than_so_many() -> None:
-    assert len(field_changes({}, {str(number): number for number in range(5 * MOST_CHANGES)})) == MOST_CHANGES
+    assert len(bounded_changes({}, {str(number): number for number in range(5 * MOST_CHANGES)})) == MOST_CHANGES
 
 
 @given(OBJECTS)
 def test_nothing_differs_from_itself(values: dict[str, Any]) -> None:
-    assert field_changes(values, values) == ()
+    assert bounded_changes(values, values) == ()
 
 
 @given(OBJECTS, OBJECTS)
 def test_a_change_is_told_once_and_can_be_kept(before: dict[str, Any], after: dict[str, Any]) -> None:
-    found = field_changes(before, after)
+    found = bounded_changes(before, after)
     names = [change.field for change in found]
     assert len(names) == len(set(names))
     entry = AuditEntry(at=NOW, action="update_deployment", method="PATCH", path="/", status=200, changes=found)

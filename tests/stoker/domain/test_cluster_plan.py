@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.domain.cluster_plan import Action, ClusterSpec, FieldChange, Kind, Step, faults, plan
+from stoker.domain.cluster_plan import Action, ClusterSpec, Kind, Step, faults, plan
 from stoker.domain.deployments import DeploymentSpec, EngineOptions
+from stoker.domain.field_changes import FieldChange
 from stoker.domain.model_routes import Fallback, RouteSpec, RouteTarget
 from tests.builders import make_spec
 

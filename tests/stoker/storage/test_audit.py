@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from stoker.domain.audit import AuditEntry, FieldChange
+from stoker.domain.audit import AuditEntry
+from stoker.domain.field_changes import FieldChange
 from stoker.storage import audit
 from stoker.storage.audit import AuditFilter, audit_entries, forget_entries, write_entries
 from stoker.storage.by_time import Stretch, place_of
