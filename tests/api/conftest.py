@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from api import outbox
 from stoker.domain.models import ModelSource
 from stoker.domain.units import MIB
 from stoker.secrets import agent_key
@@ -36,6 +37,15 @@ async def api(cluster: Cluster) -> AsyncIterator[Api]:
     """The API of that cluster."""
     async with serving_api(cluster.database, cluster.client) as running:
         yield running
+
+
+@pytest.fixture(scope="module", params=["few requests in work", "many requests in work"])
+def company(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whether answers are written at once, or wait for the end of the loop's turn, as beside many others."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "many requests in work":
+            patch.setattr(outbox, "FEW", -1)
+        yield
 
 
 @pytest.fixture(scope="module")

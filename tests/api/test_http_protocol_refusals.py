@@ -12,7 +12,7 @@ from api.openai.client_connection import client_of
 from tests.api.http_serving import POST, reply, serving
 from tests.api.openai.serving import until
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("company")]
 
 
 @pytest.mark.parametrize(
