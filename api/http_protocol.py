@@ -369,6 +369,5 @@ class HttpProtocol(asyncio.Protocol):
         self.close()
 
 
-
 def _address(name: Any) -> tuple[str, int] | None:
     return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None
