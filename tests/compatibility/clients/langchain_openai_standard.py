@@ -45,7 +45,7 @@ class TestChat(ChatModelIntegrationTests):
             "api_key": API_KEY,
             "temperature": 0,
             "max_tokens": 200,
-            "timeout": 120,
+            "timeout": 600,
             "max_retries": 0,
             "stream_usage": True,
         }
@@ -106,5 +106,7 @@ if __name__ == "__main__":
     here = str(Path(__file__))
     # not by the settings of the project that this file stands in
     options = ["-c", os.devnull, "--rootdir", str(Path(here).parent), "--noconftest", "-p", "no:cacheprovider"]
-    options += ["-p", "no:terminal", "-o", "asyncio_default_fixture_loop_scope=function"]  # only the reports are told
+    options += ["-p", "no:terminal"]  # only the reports are told
+    # the package keeps one client for all chat models, whose connections are one event loop's
+    options += [f"--override-ini=asyncio_default_{what}_loop_scope=session" for what in ("fixture", "test")]
     sys.exit(pytest.main([here, "--asyncio-mode=auto", *options], plugins=[Reporter()]) > 1)
