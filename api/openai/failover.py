@@ -127,7 +127,9 @@ class Failover:
                 raise MalformedError(f"status {exchange.status}")
             begun = partial(self._balancer.succeeded, replica)
             if job.endpoint.end_marks and exchange.header(b"content-type").startswith(b"text/event-stream"):
-                await relay_stream(job, exchange, begun)
+                told = await relay_stream(job, exchange, begun)
+                if told is not None:  # at no fault: another might have been asked, and would have said so too
+                    self._note(job, route, replica, told.message, at_fault=False)
             else:
                 await relay_whole(job, exchange, self._held_answer_size, begun)
         except BrokenOffError as error:

@@ -87,9 +87,10 @@ async def relay_whole(job: Job, exchange: Exchange, limit: int, begun: Callable[
     await job.call.write(tail, more=False)
 
 
-async def relay_stream(job: Job, exchange: Exchange, begun: Callable[[], None]) -> None:
+async def relay_stream(job: Job, exchange: Exchange, begun: Callable[[], None]) -> APIError | None:
     """Passes on a stream, event by event, or all of it as one piece. `begun` is called when the first of it is there.
 
+    Returns the error with which the engine itself ended it afterwards, which the client was told, or None.
     Raises UpstreamError or APIError before. What goes wrong afterwards ends the stream with an error event, and raises
     BrokenOffError or ClientGoneError.
     """
@@ -111,7 +112,7 @@ async def relay_stream(job: Job, exchange: Exchange, begun: Callable[[], None]) 
         job.meter.status = 200
         await job.call.reply(200, answer, [JSON])
         await _drain(exchange)
-        return
+        return None
     begun()
     failure, broken, waiting = None, None, True
     try:
@@ -142,6 +143,7 @@ async def relay_stream(job: Job, exchange: Exchange, begun: Callable[[], None]) 
         await _drain(exchange)
     if broken is not None:
         raise broken
+    return failure
 
 
 def _whole(job: Job, body: bytes) -> bytes:
@@ -198,7 +200,8 @@ class _Stream:
         self.whole = is_last(events, self._job.endpoint)
         if said and not self.whole:
             self.failure = translate_event(said, model=self._job.request.model)
-        self._first = self._first or events
+        if not self._first and b"data: " in events:  # not a comment, which says nothing of usage
+            self._first = events
         self._tail.append(events)
         self._count += events.count(b"\n\n")
         if self._several and (b'"timings":{' in events or b'"usage":{' in events):

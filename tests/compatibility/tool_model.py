@@ -65,6 +65,12 @@ TEMPLATE = """\
 """
 
 
+_CALL_ME = """\
+        {%- if tools and loop.last %}
+            {{- '\\nAnswer with JSON only, like this: {"name": "' + tools[0].function.name + '", "arguments": {' }}
+        {%- endif %}
+"""
+
 ENDS = (".", ",")
 """Tokens that end an agent's answer. Behind a prompt of that length SmolLM2 would go on until its context is full."""
 
@@ -73,7 +79,8 @@ def write_tool_model(source: Path, target: Path, agents_context: int | None = No
     """Writes a copy of a model with TEMPLATE as its chat template; returns its file.
 
     `agents_context`: the copy is for agents. So many tokens it says it was trained for: agents say more about
-    themselves than SmolLM2 was, and it goes on beyond that, with less sense. And its answers are short.
+    themselves than SmolLM2 was, and it goes on beyond that, with less sense. It is not asked for JSON, and its answers
+    are short.
     """
     reader = gguf.GGUFReader(source)
     architecture = reader.fields["general.architecture"].contents()
@@ -87,7 +94,7 @@ def write_tool_model(source: Path, target: Path, agents_context: int | None = No
         kind = field.types[0]
         sub_type = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(name, field.contents(), kind, sub_type=sub_type)
-    writer.add_chat_template(TEMPLATE)
+    writer.add_chat_template(TEMPLATE if agents_context is None else TEMPLATE.replace(_CALL_ME, ""))
     if agents_context is not None:
         tokens = reader.fields["tokenizer.ggml.tokens"].contents()
         writer.add_eot_token_id(tokens.index(ENDS[0]))

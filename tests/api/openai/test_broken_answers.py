@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 
 from api.openai.exchange import Timeouts
 from api.openai.proxy import ProxyLimits
@@ -42,6 +43,17 @@ async def test_a_stream_that_breaks_off_ends_with_an_error_and_without_done(scri
         assert len(engines[1].requests) == 0  # never after the first byte
         await until(lambda: is_at_rest(door, *engines))
         assert door.metric("stoker_requests_total", model="m", status_class="5xx") == 1
+
+
+async def test_what_an_engine_says_in_mid_stream_is_logged_and_it_is_not_blamed() -> None:
+    event = chunk(b'data: {"error":{"code":500,"message":"boom","type":"server_error"}}\n\n')
+    with structlog.testing.capture_logs() as logs:
+        async with cluster([Send(STREAM_HEAD + chunk(delta("hi")) + event + STREAM_END)]) as (door, [engine]):
+            await stream_of(door)
+            await until(lambda: is_at_rest(door, engine))
+            assert not door.app._proxy.balancer.is_out(engine.address)
+    [logged] = [entry for entry in logs if entry["event"] == "engine_failed"]
+    assert (logged["instance"], logged["at_fault"], logged["reason"]) == ("m-0", False, "The engine failed: boom")
 
 
 async def test_an_anthropic_stream_breaks_off_in_its_own_way() -> None:

@@ -162,6 +162,29 @@ async def test_the_first_token_is_no_comment(events: list[bytes]) -> None:
         assert door.metric("stoker_time_to_first_token_seconds_count", model="m") == 1
 
 
+async def test_a_comment_before_the_first_event_hides_no_tokens() -> None:
+    begun = b'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":7}}}\n\n'
+    piece = b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"hi"}}\n\n'
+    said = b'event: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":3}}\n\n'
+    end = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+    gates = [Gate() for _ in range(5)]  # so that each comes by itself
+    events = [b": ping\n\n", begun, piece, piece, piece, said + end]
+    script: Script = [Send(STREAM_HEAD + chunk(events[0]))]
+    for gate, event in zip(gates, events[1:], strict=True):
+        script += [gate, Send(chunk(event))]
+    async with cluster([*script, Send(STREAM_END)]) as (door, [engine]):
+        body = {"model": "m", "messages": [{"role": "user"}], "max_tokens": 9, "stream": True}
+        async with door.client.stream("POST", "/v1/messages", json=body) as response:
+            pieces = response.aiter_raw()
+            for gate in gates:
+                await anext(pieces)
+                gate.event.set()
+            assert b"".join([piece async for piece in pieces]) == events[-1]
+        await until(lambda: is_at_rest(door, engine))
+        assert door.metric("stoker_tokens_total", model="m", direction="in") == 7
+        assert door.metric("stoker_tokens_total", model="m", direction="out") == 3
+
+
 async def test_usage_in_streams_is_shaped_on_the_way() -> None:
     async with cluster([Send(recorded("completion_stream_usage"))]) as (door, _):
         _, without = await stream_of(door, "/v1/completions")
