@@ -84,9 +84,8 @@ async def apply_cluster(
         _show(steps, output)
     if dry_run:
         return
-    removed = sum(step.action is Action.REMOVE for step in steps)
-    if removed and not yes and sys.stdin.isatty() and sys.stdout.isatty():
-        typer.confirm(f"apply this, and remove {removed}?", abort=True, err=True)
+    if not yes:
+        _confirm(sum(step.action is Action.REMOVE for step in steps))
     try:
         outcomes = await _Application(client, wanted, cluster.deleting, timeout).take(steps)
     except asyncio.CancelledError:
@@ -132,6 +131,20 @@ async def _check_models(client: StokerClient, wanted: ClusterFile, steps: Sequen
     if refused:
         messages = [f"{wanted.place_of(name)}: {message}" for name, error in refused for message in error.messages]
         raise CliError(*messages, code=refused[0][1].code, hint=refused[0][1].hint or "nothing was applied")
+
+
+def _confirm(removed: int) -> None:
+    """Asks about removals on a terminal; elsewhere, nothing is removed without --yes: the file may be cut short."""
+    if not removed:
+        return
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        typer.confirm(f"apply this, and remove {removed}?", abort=True, err=True)
+        return
+    raise CliError(
+        f"--prune would remove {removed}, and there is no terminal to ask on: nothing was applied",
+        code=ExitCode.USAGE,
+        hint="apply it all the same with --yes, or see with --dry-run what would go",
+    )
 
 
 class _Application:

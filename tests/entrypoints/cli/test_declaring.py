@@ -106,7 +106,7 @@ def test_what_the_file_does_not_name_goes_only_with_prune(api: FakeApi, stoker: 
     kept = stoker("apply", "-f", str(file))
     assert "2 not in the file: left as they are; --prune removes them" in kept.stdout
     api.requests.clear()
-    done = stoker("apply", "-f", str(file), "--prune")
+    done = stoker("apply", "-f", str(file), "--prune", "--yes")
     assert done.stdout.splitlines() == [
         "- route stale",
         "- deployment old",
@@ -114,6 +114,21 @@ def test_what_the_file_does_not_name_goes_only_with_prune(api: FakeApi, stoker: 
         "0 made, 0 changed, 3 as they were, 2 removed",
     ]
     assert changes(api) == [("DELETE", "/api/v1/routes/stale"), ("DELETE", f"{PATH}/old")]
+
+
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_without_a_terminal_nothing_is_removed_unasked(output: str, api: FakeApi, stoker: Stoker) -> None:
+    for name in ("a", "b"):
+        api.add(name=name)
+    cut_short = FILE.split("deployments:")[0]
+    done = stoker("apply", "-f", "-", "--prune", "-o", output, stdin=cut_short)
+    assert (done.exit_code, changes(api)) == (2, [])
+    assert "error: --prune would remove 2, and there is no terminal to ask on: nothing was applied" in done.stderr
+    assert "--yes" in done.stderr
+    assert ("- deployment a" in done.stdout) is (output == "table"), "the plan tells what would go"
+    assert stoker("apply", "-f", "-", "--prune", "--dry-run", stdin=cut_short).exit_code == 0
+    assert stoker("apply", "-f", "-", "--prune", "--yes", stdin=cut_short).exit_code == 0
+    assert len(changes(api)) == 2
 
 
 def test_diff_says_by_its_exit_code_whether_something_differs(api: FakeApi, stoker: Stoker, file: Path) -> None:
@@ -189,7 +204,7 @@ def test_what_fails_is_told_and_the_rest_is_done(api: FakeApi, stoker: Stoker, f
     api.add(name="served", model=MODEL)  # nothing has to be looked at first
     api.add(name="old")
     api.refusals = [ProblemError("deployment_deleting", "it is being deleted")]
-    done = stoker("apply", "-f", str(file), "--prune")
+    done = stoker("apply", "-f", str(file), "--prune", "--yes")
     assert done.exit_code == 1
     (failed,) = [line for line in done.stderr.splitlines() if line.endswith("it is being deleted")]
     assert failed.startswith("error: deployment ")
