@@ -122,6 +122,9 @@ async def _check_models(client: StokerClient, wanted: ClusterFile, steps: Sequen
             await client.call("POST", path("placements"), {"deployment": bodies[name]}, field_names=_QUESTION_NAMES)
         except RefusedError as error:
             return error
+        except CliError as error:  # no answer: the other models need not be asked about
+            error.hint = error.hint or "nothing was applied"
+            raise
         return None
 
     names = list(asked.values())
@@ -209,15 +212,18 @@ async def _wait(client: StokerClient, wanted: ClusterFile, timeout: float) -> No
 
 
 async def _few_at_once(call: Callable[[T], Awaitable[R]], items: Sequence[T]) -> list[R]:
-    """What `call` makes of each item, in their order; AT_ONCE are under way."""
+    """What `call` makes of each item, in their order; AT_ONCE are under way. The first error ends all, and is raised."""
     room = asyncio.Semaphore(AT_ONCE)
 
     async def one(item: T) -> R:
         async with room:
             return await call(item)
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(item)) for item in items]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(item)) for item in items]
+    except ExceptionGroup as errors:  # a command ends with one error, not with a traceback of several
+        raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
 
 

@@ -200,6 +200,16 @@ def test_a_model_that_is_not_there_is_found_before_anything_is_applied(
     assert [body["deployment"]["name"] for body in looked] == ["smol"]  # both have the same model
 
 
+def test_no_answer_about_a_model_is_an_error_and_not_a_traceback(
+    stoker: Stoker, api: FakeApi, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("entrypoints.cli.client.ANSWER_WITHIN_SECONDS", 3.0)
+    api.unanswered = {"/api/v1/placements"}
+    done = stoker("apply", "-f", str(file))
+    assert (done.exit_code, changes(api)) == (124, [])
+    assert f"error: {api.url} did not answer in time\nhint: nothing was applied" in done.stderr
+
+
 def test_what_fails_is_told_and_the_rest_is_done(api: FakeApi, stoker: Stoker, file: Path) -> None:
     api.add(name="served", model=MODEL)  # nothing has to be looked at first
     api.add(name="old")
