@@ -11,7 +11,7 @@ from entrypoints.checks.findings import Finding, ok, warning, wrong
 from entrypoints.temporal_server import configured_address
 from stoker.domain.naming import CONTROL_QUEUE
 from stoker.settings import Settings
-from stoker.storage.engine import Database
+from stoker.storage.engine import Database, database_name
 from stoker.storage.migrate import revisions
 from stoker.temporal import TemporalUnreachableError, connect, has_pollers
 
@@ -47,9 +47,10 @@ async def check_temporal(settings: Settings, *, running: bool) -> list[Finding]:
     return [found, wrong("control plane", found="nobody takes work from its queue", advice=advice)]
 
 
-def check_database(settings: Settings) -> list[Finding]:
+def check_database(settings: Settings, *, running: bool) -> list[Finding]:
     """That the database answers, and has this version's tables. Neither its URL nor its password is repeated.
 
+    `running`: whether Stoker's API answers here; it has a database, so one that is not there is not its own.
     Blocks, for as long as the database may take to connect.
     """
     try:
@@ -58,9 +59,15 @@ def check_database(settings: Settings) -> list[Finding]:
         advice = "write sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
         return [wrong("database", found="STOKER_DATABASE__URL is no database URL", advice=advice)]
     is_sqlite = url.get_backend_name() == "sqlite"
+    name = database_name(settings.database_url)
     if is_sqlite and not (url.database and Path(url.database).exists()):
-        return [ok("database", found=f"SQLite, {url.database}: made by the first start")]
-    name = f"SQLite, {url.database}" if is_sqlite else f"PostgreSQL, {url.database} on {url.host}"
+        if not running:
+            return [ok("database", found=f"{name}: made by the first start")]
+        advice = (
+            "set STOKER_DATABASE__URL, or STOKER_DATA_DIR, for this command as for the server; "
+            "under systemd they are in /etc/stoker/server.env: docs/administrators.md has the command"
+        )
+        return [warning("database", found=f"{name} is not there: the API that answers has another", advice=advice)]
     try:
         there, ours = _revisions(settings.database_url)
     except SQLAlchemyError as error:

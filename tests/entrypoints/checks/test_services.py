@@ -13,13 +13,21 @@ from stoker.storage.migrate import migrate, revisions
 from tests.e2e.system import free_ports
 
 
-def database_finding(folder: Path, url: str = "") -> Finding:
-    (finding,) = check_database(Settings(data_dir=folder, database={"url": url}))  # type: ignore[arg-type]
+def database_finding(folder: Path, url: str = "", *, running: bool = False) -> Finding:
+    settings = Settings(data_dir=folder, database={"url": url})  # type: ignore[arg-type]
+    (finding,) = check_database(settings, running=running)
     return finding
 
 
 def test_a_database_that_the_first_start_will_make(tmp_path: Path) -> None:
     assert database_finding(tmp_path).verdict is Verdict.OK
+    assert not (tmp_path / "stoker.db").exists()
+
+
+def test_a_database_that_is_not_the_running_servers(tmp_path: Path) -> None:
+    other = database_finding(tmp_path, running=True)
+    assert (other.verdict, "the API that answers has another" in other.found) == (Verdict.WARNING, True)
+    assert "/etc/stoker/server.env" in other.advice
     assert not (tmp_path / "stoker.db").exists()
 
 

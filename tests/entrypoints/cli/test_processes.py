@@ -156,7 +156,10 @@ def test_migrate_then_serve_then_use_it(
         "hint: run `stoker migrate`",
     ]
     done = stoker_process("migrate")
-    assert (done.returncode, done.stdout) == (0, "The database has this version's tables.\n")
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"The database has this version's tables: SQLite, {tmp_path / 'data' / 'stoker.db'}.\n",
+    )
 
     environment["STOKER_API__PORT"] = free_port
     with running_process("server", env=environment) as process:
