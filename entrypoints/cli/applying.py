@@ -15,7 +15,8 @@ from entrypoints.cli.client import StokerClient, path, read_as
 from entrypoints.cli.cluster_file import ClusterFile
 from entrypoints.cli.errors import CliError, ExitCode
 from entrypoints.cli.flags import OutputFormat
-from entrypoints.cli.output import print_data, printable, show
+from entrypoints.cli.output import print_data, show
+from entrypoints.cli.printable import tell
 from entrypoints.cli.progress import display
 from entrypoints.cli.refusals import RefusedError
 from entrypoints.cli.views.cluster_plan import done_word, plan_summary, plan_view
@@ -180,7 +181,7 @@ class _Application:
         except CliError as error:
             self._broken |= not isinstance(error, RefusedError) or error.status >= 500
             return Outcome(step, error)
-        typer.echo(printable(f"{step.kind} {step.name}: {done_word(step.action)}"), err=True)
+        tell(f"{step.kind} {step.name}: {done_word(step.action)}")
         return Outcome(step)
 
     async def _take_deployment(self, step: Step) -> None:
@@ -212,7 +213,7 @@ async def _wait(client: StokerClient, wanted: ClusterFile, timeout: float) -> No
 
 
 async def _few_at_once(call: Callable[[T], Awaitable[R]], items: Sequence[T]) -> list[R]:
-    """What `call` makes of each item, in their order; AT_ONCE are under way. The first error ends all, and is raised."""
+    """What `call` makes of each item, in their order; AT_ONCE are under way. The first error ends all."""
     room = asyncio.Semaphore(AT_ONCE)
 
     async def one(item: T) -> R:
