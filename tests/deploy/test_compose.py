@@ -89,6 +89,14 @@ def test_nothing_but_api_and_temporal_can_be_opened_to_others() -> None:
     assert opened == {"api", "temporal"}
 
 
+def test_pages_link_to_the_histories_where_the_ui_listens() -> None:
+    (port,) = SERVICES["temporal-ui"]["ports"]
+    address = port.rpartition(":")[0]
+    assert SERVICES["api"]["environment"]["STOKER_TEMPORAL__UI_URL"] == (
+        f"${{STOKER_TEMPORAL__UI_URL:-http://{address}}}"
+    )
+
+
 def test_images_name_their_version() -> None:
     for name, service in SERVICES.items():
         assert re.search(r":(\$\{\w+:-)?v?\d+(\.\d+)*\}?$", service["image"]), f"{name}: {service['image']}"
