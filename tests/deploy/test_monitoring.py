@@ -58,6 +58,9 @@ async def test_every_metric_is_one_that_a_server_shows(tmp_path: Path) -> None:
     ):
         shown = metrics_of((await client.get(f"{running.url}/metrics")).raise_for_status().text)
     assert {"stoker_requests_total", "stoker_time_to_first_token_seconds_bucket"} <= shown
+    lost = {name for name in shown if name.endswith("_lost_total")}
+    assert len(lost) >= 2
+    assert lost <= set().union(*(metrics_in(rule["expr"]) for rule in ALERTS)), "whoever lost something is told"
     unknown = {of: names for of, query in queries() if (names := metrics_in(query) - shown)}
     assert unknown == {}
 
