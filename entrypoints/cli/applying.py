@@ -18,7 +18,7 @@ from entrypoints.cli.flags import OutputFormat
 from entrypoints.cli.output import print_data, show
 from entrypoints.cli.printable import tell
 from entrypoints.cli.progress import display
-from entrypoints.cli.refusals import RefusedError
+from entrypoints.cli.refusals import NoAnswerError, RefusedError
 from entrypoints.cli.views.cluster_plan import done_word, plan_summary, plan_view
 from entrypoints.cli.waiting import Goal, wait_until_all_running, wait_until_gone
 from stoker.domain.cluster_plan import Action, ClusterSpec, Kind, Step, faults, plan
@@ -179,7 +179,9 @@ class _Application:
         try:
             await (self._take_deployment(step) if step.kind is Kind.DEPLOYMENT else self._take_route(step))
         except CliError as error:
-            self._broken |= not isinstance(error, RefusedError) or error.status >= 500
+            self._broken |= isinstance(error, NoAnswerError) or (
+                isinstance(error, RefusedError) and error.status >= 500
+            )
             return Outcome(step, error)
         tell(f"{step.kind} {step.name}: {done_word(step.action)}")
         return Outcome(step)

@@ -29,6 +29,7 @@ routes:
   - name: org/name
     targets: [{{deployment: llama, weight: 9}}, {{deployment: smol}}]
 """
+LED_ELSEWHERE = {"name": "r", "targets": [{"deployment": "d19"}]}
 
 
 @pytest.fixture
@@ -244,6 +245,18 @@ def test_one_that_is_being_deleted_is_waited_for_and_made_anew(api: FakeApi, sto
     assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "+ deployment smol"), done.stderr
     assert "+ deployment llama" in done.stdout
     assert not api.deployments["llama"].status.deleting
+
+
+def test_one_that_is_slow_to_go_stops_no_other(api: FakeApi, stoker: Stoker, tmp_path: Path) -> None:
+    api.add(name="d0", model=MODEL, deleting=True, steps=[()])
+    path = tmp_path / "many.json"
+    many = [{"name": f"d{number}", "model": MODEL} for number in range(20)]
+    path.write_text(json.dumps({"version": 1, "deployments": many, "routes": [LED_ELSEWHERE]}))
+    slow = stoker("apply", "-f", str(path), "--timeout", "0.05")
+    assert (slow.exit_code, "not tried any more" in slow.stderr) == (124, False), slow.stderr
+    assert "error: deployment d0: d0 is not gone yet after 0.05 s" in slow.stderr
+    assert len(api.bodies("POST", PATH)) == 19
+    assert api.routes.keys() == {"r"}
 
 
 def test_wait_ends_when_all_run(api: FakeApi, stoker: Stoker, file: Path) -> None:
