@@ -12,7 +12,6 @@ import httpx
 from pydantic import BaseModel
 
 from entrypoints.cli.access import Access, find_access
-from entrypoints.cli.errors import CliError
 from entrypoints.cli.event_stream import ServerEvent, lines, server_events
 from entrypoints.cli.refusals import NoAnswerError, RefusedError, no_answer, refusal
 from stoker.version import VERSION
