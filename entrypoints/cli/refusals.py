@@ -119,8 +119,13 @@ def _hint(access: Access, status: int, kind: str, route: str) -> str:
         return f"no key was found in {access.key_from}: set STOKER_API_KEY"
     if status == 401:
         return f"the key from {access.key_from} is not one of this server's: set STOKER_API_KEY"
-    if status == 403:
-        return "use an admin key: `stoker keys create NAME --role admin` makes one"
+    if kind == "model_not_allowed":
+        return "ask an administrator: `stoker keys set` changes which models a key may use"
+    if kind == "forbidden":  # whoever has no admin key cannot make one either
+        return (
+            f"the key from {access.key_from} may not: set STOKER_API_KEY to an admin's key, or ask an administrator. "
+            "The first one is in the file admin-key of the server's data folder"
+        )
     if kind == "generation_conflict":
         return "somebody else changed it meanwhile: look at it with `stoker describe`, then try again"
     if kind == "worker_in_use":
