@@ -144,9 +144,10 @@ def control_plane(data_dir: DataDirOption = None, log_level: LogLevelOption = No
     _check_tracing(settings)
 
     from entrypoints.control_plane import run_control_plane
+    from entrypoints.placement_metrics import MetricsPortError
     from stoker.temporal import TemporalUnreachableError
 
-    _run(run_control_plane(settings), TemporalUnreachableError)
+    _run(run_control_plane(settings), MetricsPortError, TemporalUnreachableError)
 
 
 def worker(

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from entrypoints.folder_lock import FolderInUseError
+from entrypoints.placement_metrics import MetricsPortError
 from entrypoints.server import PortTakenError
 from entrypoints.up import CannotStartError
 from stoker.settings import Settings
@@ -128,6 +129,7 @@ def test_a_database_that_does_not_answer_is_worth_another_try(free_port: str, st
         ("up", TemporalUnreachableError),
         ("server", PortTakenError),
         ("control-plane", TemporalUnreachableError),
+        ("control-plane", MetricsPortError),
         ("worker", JoinRefusedError),
         ("worker", EngineError),
         ("worker", FolderInUseError),
