@@ -10,6 +10,7 @@ import signal
 from datetime import timedelta
 
 import structlog
+from prometheus_client import CollectorRegistry
 from temporalio.client import Client
 from temporalio.worker import Worker
 
@@ -18,12 +19,13 @@ from activities.estimation import EstimationActivities
 from activities.files import FileActivities
 from activities.links import LinkActivities
 from activities.placement import PlacementActivities
-from activities.ports import ModelHub
+from activities.ports import Ledger, ModelHub
 from activities.projection import ProjectionActivities
 from entrypoints.absence import keep_watch
 from entrypoints.clock import utc_now
 from entrypoints.concurrency import first_of
 from entrypoints.data_folder import header_cache
+from entrypoints.placement_metrics import CountedLedger, control_registry, metrics_page
 from entrypoints.scaling import keep_scaling
 from entrypoints.tracing import close, interceptors, tracing_of
 from entrypoints.waking import keep_waking
@@ -59,7 +61,16 @@ WORKFLOWS = [Deployment, Instance, Inspection, Drain, Eviction]
 
 
 async def run_control_plane(settings: Settings) -> None:
-    """Runs until SIGTERM or SIGINT. Waits for Temporal as long as it takes. Raises TracingMissingError."""
+    """Runs until SIGTERM or SIGINT. Waits for Temporal as long as it takes.
+
+    Raises TracingMissingError, MetricsPortError.
+    """
+    registry = control_registry()
+    with metrics_page(settings.control_plane, registry):
+        await _run(settings, registry)
+
+
+async def _run(settings: Settings, registry: CollectorRegistry) -> None:
     tracing = tracing_of(settings, "control-plane")
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -75,7 +86,7 @@ async def run_control_plane(settings: Settings) -> None:
     database = Database(settings.database_url)
     models = remote_models(header_cache(settings))
     ledger = ClaimLedger(database, utc_now, pending_hold=settings.pending_hold)
-    worker = control_worker(client, database, models, ledger=ledger)
+    worker = control_worker(client, database, models, ledger=CountedLedger(ledger, registry))
     async with worker:
         gc.freeze()  # what start-up left stays for good: to look through it for garbage takes 60 ms, and all work waits
         log.info("control_plane_ready", queue=CONTROL_QUEUE)
@@ -95,7 +106,7 @@ def control_worker(
     database: Database,
     hub: ModelHub,
     *,
-    ledger: ClaimLedger | None = None,
+    ledger: Ledger | None = None,
     max_cached_workflows: int = 2000,
 ) -> Worker:
     """What takes work from the control queue: all workflows, and the activities beside them.

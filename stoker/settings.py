@@ -57,6 +57,13 @@ class ApiSettings(_Section):
     audit_days: int = Field(default=400, ge=1, le=3650)  # entries of the audit log are kept so long
 
 
+class ControlPlaneSettings(_Section):
+    """Where the control plane shows its metrics. `metrics_port` 0: nowhere."""
+
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+
+
 class DatabaseSettings(_Section):
     """`sqlite:///path` or `postgresql://user:password@host/name`; empty: SQLite in the data folder."""
 
@@ -145,6 +152,7 @@ class Settings(BaseSettings):
     # Seconds of an agent's silence until all is moved. With less, many that fall silent together would not be seen so.
     worker_grace: float = Field(default=30.0, ge=LEAST_GRACE_SECONDS, le=86_400)
     api: ApiSettings = ApiSettings()
+    control_plane: ControlPlaneSettings = ControlPlaneSettings()
     database: DatabaseSettings = DatabaseSettings()
     temporal: TemporalSettings = TemporalSettings()
     tracing: TracingSettings = TracingSettings()

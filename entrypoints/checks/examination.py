@@ -39,7 +39,7 @@ async def examine(settings: Settings, access: Access, *, named: bool) -> list[Fi
         looks += [
             _blocking("ports", lambda: host.check_ports(settings)),
             _carefully("Temporal", lambda: services.check_temporal(settings, running=answers)),
-            _blocking("database", lambda: services.check_database(settings)),
+            _blocking("database", lambda: services.check_database(settings, running=answers)),
         ]
     found = await asyncio.gather(*looks)
     told = [finding for findings in found for finding in findings] + api

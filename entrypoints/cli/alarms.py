@@ -1,9 +1,8 @@
 """What needs a person, said before a listing. On stderr: what scripts read stays what it was."""
 
-import typer
-
 from api.schemas.health import Health
 from entrypoints.cli.client import StokerClient, path, read_as
+from entrypoints.cli.printable import tell
 from entrypoints.cli.refusals import RefusedError
 
 
@@ -16,5 +15,5 @@ async def show_alarms(client: StokerClient) -> None:
             return
         raise
     for alarm in health.alarms:
-        typer.echo(f"ALARM {alarm.code}: {alarm.message}", err=True)
-        typer.echo(f"  not moved: what runs on {', '.join(alarm.workers)}", err=True)
+        tell(f"ALARM {alarm.code}: {alarm.message}")
+        tell(f"  not moved: what runs on {', '.join(alarm.workers)}")

@@ -15,9 +15,10 @@ from entrypoints.cli.client import StokerClient, path, read_as
 from entrypoints.cli.cluster_file import ClusterFile
 from entrypoints.cli.errors import CliError, ExitCode
 from entrypoints.cli.flags import OutputFormat
-from entrypoints.cli.output import print_data, printable, show
+from entrypoints.cli.output import print_data, show
+from entrypoints.cli.printable import tell
 from entrypoints.cli.progress import display
-from entrypoints.cli.refusals import RefusedError
+from entrypoints.cli.refusals import NoAnswerError, RefusedError
 from entrypoints.cli.views.cluster_plan import done_word, plan_summary, plan_view
 from entrypoints.cli.waiting import Goal, wait_until_all_running, wait_until_gone
 from stoker.domain.cluster_plan import Action, ClusterSpec, Kind, Step, faults, plan
@@ -84,9 +85,8 @@ async def apply_cluster(
         _show(steps, output)
     if dry_run:
         return
-    removed = sum(step.action is Action.REMOVE for step in steps)
-    if removed and not yes and sys.stdin.isatty() and sys.stdout.isatty():
-        typer.confirm(f"apply this, and remove {removed}?", abort=True, err=True)
+    if not yes:
+        _confirm(sum(step.action is Action.REMOVE for step in steps))
     try:
         outcomes = await _Application(client, wanted, cluster.deleting, timeout).take(steps)
     except asyncio.CancelledError:
@@ -123,6 +123,9 @@ async def _check_models(client: StokerClient, wanted: ClusterFile, steps: Sequen
             await client.call("POST", path("placements"), {"deployment": bodies[name]}, field_names=_QUESTION_NAMES)
         except RefusedError as error:
             return error
+        except CliError as error:  # no answer: the other models need not be asked about
+            error.hint = error.hint or "nothing was applied"
+            raise
         return None
 
     names = list(asked.values())
@@ -132,6 +135,20 @@ async def _check_models(client: StokerClient, wanted: ClusterFile, steps: Sequen
     if refused:
         messages = [f"{wanted.place_of(name)}: {message}" for name, error in refused for message in error.messages]
         raise CliError(*messages, code=refused[0][1].code, hint=refused[0][1].hint or "nothing was applied")
+
+
+def _confirm(removed: int) -> None:
+    """Asks about removals on a terminal; elsewhere, nothing is removed without --yes: the file may be cut short."""
+    if not removed:
+        return
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        typer.confirm(f"apply this, and remove {removed}?", abort=True, err=True)
+        return
+    raise CliError(
+        f"--prune would remove {removed}, and there is no terminal to ask on: nothing was applied",
+        code=ExitCode.USAGE,
+        hint="apply it all the same with --yes, or see with --dry-run what would go",
+    )
 
 
 class _Application:
@@ -162,9 +179,11 @@ class _Application:
         try:
             await (self._take_deployment(step) if step.kind is Kind.DEPLOYMENT else self._take_route(step))
         except CliError as error:
-            self._broken |= not isinstance(error, RefusedError) or error.status >= 500
+            self._broken |= isinstance(error, NoAnswerError) or (
+                isinstance(error, RefusedError) and error.status >= 500
+            )
             return Outcome(step, error)
-        typer.echo(printable(f"{step.kind} {step.name}: {done_word(step.action)}"), err=True)
+        tell(f"{step.kind} {step.name}: {done_word(step.action)}")
         return Outcome(step)
 
     async def _take_deployment(self, step: Step) -> None:
@@ -196,15 +215,18 @@ async def _wait(client: StokerClient, wanted: ClusterFile, timeout: float) -> No
 
 
 async def _few_at_once(call: Callable[[T], Awaitable[R]], items: Sequence[T]) -> list[R]:
-    """What `call` makes of each item, in their order; AT_ONCE are under way."""
+    """What `call` makes of each item, in their order; AT_ONCE are under way. The first error ends all."""
     room = asyncio.Semaphore(AT_ONCE)
 
     async def one(item: T) -> R:
         async with room:
             return await call(item)
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(item)) for item in items]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(item)) for item in items]
+    except ExceptionGroup as errors:  # a command ends with one error, not with a traceback of several
+        raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
 
 

@@ -7,7 +7,8 @@ from typing import Protocol, Self
 
 from rich.progress import BarColumn, Progress, TextColumn
 
-from entrypoints.cli.output import console, duration, printable
+from entrypoints.cli.output import console, duration
+from entrypoints.cli.printable import printable
 
 LINE_EVERY_SECONDS = 10.0
 """How often a line says how far the build has come, where there is no terminal."""

@@ -12,9 +12,8 @@ import httpx
 from pydantic import BaseModel
 
 from entrypoints.cli.access import Access, find_access
-from entrypoints.cli.errors import CliError
 from entrypoints.cli.event_stream import ServerEvent, lines, server_events
-from entrypoints.cli.refusals import RefusedError, no_answer, refusal
+from entrypoints.cli.refusals import NoAnswerError, RefusedError, no_answer, refusal
 from stoker.version import VERSION
 
 M = TypeVar("M", bound=BaseModel)
@@ -117,7 +116,7 @@ class StokerClient:
         try:
             return response.json()
         except ValueError as error:
-            raise CliError(f"what answers at {self._access.url} is no Stoker: it sent no JSON") from error
+            raise NoAnswerError(f"what answers at {self._access.url} is no Stoker: it sent no JSON") from error
 
     async def all(self, route: str, **query: Any) -> list[Any]:
         """All items of a listing, page by page."""

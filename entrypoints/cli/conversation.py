@@ -13,6 +13,7 @@ from entrypoints.cli.access import Access
 from entrypoints.cli.client import StokerClient
 from entrypoints.cli.errors import CliError, ExitCode
 from entrypoints.cli.output import write
+from entrypoints.cli.printable import tell
 from entrypoints.cli.refusals import RefusedError
 
 _ASK_AGAIN_WITHIN_SECONDS = 2.0
@@ -89,7 +90,7 @@ class Conversation:
             except CliError as error:
                 if error.code in (ExitCode.NOT_FOUND, ExitCode.NOT_ALLOWED):
                     raise
-                typer.echo(f"error: {error}", err=True)
+                tell(f"error: {error}")
 
     async def ask(self, text: str) -> None:
         """Prints the answer. Raises CliError; then the question is forgotten."""
@@ -113,7 +114,7 @@ class Conversation:
                         if error.retry_after is None:
                             raise
                         if str(error) != told:
-                            typer.echo(f"{error}", err=True)
+                            tell(f"{error}")
                         told = str(error)
                         await asyncio.sleep(min(error.retry_after, _ASK_AGAIN_WITHIN_SECONDS))
         except TimeoutError:

@@ -27,7 +27,8 @@ async def apply(
     """Make deployments and routes what a file says.
 
     The plan is shown first. Where anything in the file is wrong, nothing is applied. What is not given gets its
-    default, also where a deployment of that name had something else. On a terminal a removal is asked about.
+    default, also where a deployment of that name had something else. On a terminal a removal is asked about; without
+    one it needs --yes.
     """
     from entrypoints.cli.applying import apply_cluster
     from entrypoints.cli.client import connect

@@ -14,7 +14,8 @@ from api.schemas.workers import WorkerRead
 from entrypoints.cli.client import StokerClient, path, read_as
 from entrypoints.cli.errors import CliError, ExitCode
 from entrypoints.cli.flags import OutputFormat
-from entrypoints.cli.output import duration, print_data, printable, show
+from entrypoints.cli.output import duration, print_data, show
+from entrypoints.cli.printable import tell
 from entrypoints.cli.views.what_if import drain_summary, drain_view
 from stoker.domain.workers import WorkerState
 
@@ -46,7 +47,7 @@ class DrainLines:
         self._there = there
 
     def _say(self, text: str) -> None:
-        typer.echo(printable(text), err=True)
+        tell(text)
 
 
 async def drain_worker(

@@ -12,7 +12,8 @@ from api.schemas.files import EvictedRead, StoredModelRead
 from entrypoints.cli.client import StokerClient, path, read_as
 from entrypoints.cli.errors import CliError, ExitCode
 from entrypoints.cli.flags import OutputFormat
-from entrypoints.cli.output import print_data, printable, show
+from entrypoints.cli.output import print_data, show
+from entrypoints.cli.printable import printable
 from entrypoints.cli.refusals import RefusedError
 from entrypoints.cli.views.files import files_table
 from stoker.domain.files import StoredModel, choose_by_age, choose_for_room

@@ -7,6 +7,7 @@ import typer
 from entrypoints.cli import completing
 from entrypoints.cli.errors import CliError
 from entrypoints.cli.flags import ServerOption, asynchronous
+from entrypoints.cli.printable import tell
 
 if TYPE_CHECKING:
     from entrypoints.cli.client import StokerClient
@@ -41,7 +42,7 @@ async def logs(
     for error in failures:
         if len(failures) == len(found) or not isinstance(error, CliError):
             raise error
-        typer.echo(f"error: {error}", err=True)
+        tell(f"error: {error}")
 
 
 def register(app: typer.Typer) -> None:

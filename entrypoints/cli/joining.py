@@ -9,7 +9,8 @@ from api.schemas.join_tokens import JoinTokenCreated
 from entrypoints.cli.client import StokerClient, path, read_as
 from entrypoints.cli.errors import CliError, ExitCode
 from entrypoints.cli.flags import OutputFormat
-from entrypoints.cli.output import print_data, printable
+from entrypoints.cli.output import print_data
+from entrypoints.cli.printable import tell
 from stoker.domain.units import parse_duration
 
 
@@ -35,7 +36,7 @@ async def make_token(client: StokerClient, *, ttl: str, labels: dict[str, str], 
     typer.echo(f"join token {made.id}, for one worker, until {until}, shown this once:", err=True)
     typer.echo(made.token)
     for line in _what_to_do(client.url, is_local=client.is_local):
-        typer.echo(printable(line), err=True)
+        tell(line)
 
 
 def _what_to_do(url: str, *, is_local: bool) -> list[str]:

@@ -31,6 +31,7 @@ from entrypoints.cli import (
     workers,
 )
 from entrypoints.cli.errors import CliError, ExitCode
+from entrypoints.cli.printable import tell
 
 _SECTIONS = {
     "Models": ("estimate", "simulate", "deploy", "ps", "describe", "why", "scale", "rollout", "rm", "logs", "chat"),
@@ -70,9 +71,9 @@ class _Program(TyperGroup):
 
 def _tell(error: CliError) -> int:
     for message in error.messages:
-        typer.echo(f"error: {message}", err=True)
+        tell(f"error: {message}")
     if error.hint:
-        typer.echo(f"hint: {error.hint}", err=True)
+        tell(f"hint: {error.hint}")
     return error.code
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import sys
 from datetime import UTC, datetime
 from typing import Any
@@ -13,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from entrypoints.cli.flags import OutputFormat
+from entrypoints.cli.printable import printable
 from stoker.domain.units import format_duration
 
 _UNLIMITED_COLUMNS = 10_000
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but line feed and tab
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -73,11 +72,6 @@ def fields() -> Table:
     made.add_column(style="bold", no_wrap=True)
     made.add_column(overflow="fold")
     return made
-
-
-def printable(text: str) -> str:
-    """`text` without what would steer a terminal: what models, engines and others write is not trusted with it."""
-    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def write(text: str) -> None:

@@ -2,10 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from entrypoints.cli.client import path, read_as
 from entrypoints.cli.output import print_data, show
+from entrypoints.cli.printable import tell
 from entrypoints.cli.spec_flags import FIELD_NAMES
 from entrypoints.cli.views.rollouts import plan_description, plan_lines
 
@@ -27,7 +26,7 @@ async def show_plan(client: "StokerClient", wanted: dict[str, Any], *, output: "
 async def tell_plan(client: "StokerClient", wanted: dict[str, Any]) -> None:
     """Tells in short, beside the results, what a change of a deployment is about to do."""
     for line in plan_lines(_plan(await _asked(client, wanted))):
-        typer.echo(line, err=True)
+        tell(line)
 
 
 async def _asked(client: "StokerClient", wanted: dict[str, Any]) -> Any:

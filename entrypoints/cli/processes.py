@@ -144,9 +144,10 @@ def control_plane(data_dir: DataDirOption = None, log_level: LogLevelOption = No
     _check_tracing(settings)
 
     from entrypoints.control_plane import run_control_plane
+    from entrypoints.placement_metrics import MetricsPortError
     from stoker.temporal import TemporalUnreachableError
 
-    _run(run_control_plane(settings), TemporalUnreachableError)
+    _run(run_control_plane(settings), MetricsPortError, TemporalUnreachableError)
 
 
 def worker(
@@ -209,14 +210,14 @@ def migrate(data_dir: DataDirOption = None, log_level: LogLevelOption = None) ->
     settings = _settings("migrate", {"data_dir": data_dir, "log_level": log_level})
     _check_database(settings)
 
-    from stoker.storage.engine import Database
+    from stoker.storage.engine import Database, database_name
     from stoker.storage.migrate import migrate as migrate_tables
 
     with _database_errors():
         database = Database(settings.database_url)
         migrate_tables(database)
         database.close()
-    typer.echo("The database has this version's tables.")
+    typer.echo(f"The database has this version's tables: {database_name(settings.database_url)}.")
 
 
 def register(app: typer.Typer) -> None:

@@ -8,7 +8,8 @@ from typing import Protocol, Self
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from api.schemas.instances import InstanceRead
-from entrypoints.cli.output import console, duration, printable
+from entrypoints.cli.output import console, duration
+from entrypoints.cli.printable import printable
 from stoker.domain.deployments import InstanceState
 from stoker.domain.units import format_bytes
 

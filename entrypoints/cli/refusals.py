@@ -45,6 +45,10 @@ class RefusedError(CliError):
         self.status, self.retry_after = status, retry_after  # retry_after: seconds, where trying again can help
 
 
+class NoAnswerError(CliError):
+    """Nobody answered, or what answered is no Stoker."""
+
+
 def refusal(access: Access, response: httpx.Response, field_names: Mapping[str, str] | None = None) -> RefusedError:
     """The error that `response` says, in problem+json or in OpenAI's shape. Its body must have been read."""
     body = _body(response)
@@ -71,18 +75,18 @@ def refusal(access: Access, response: httpx.Response, field_names: Mapping[str, 
     )
 
 
-def no_answer(access: Access, error: httpx.HTTPError) -> CliError:
+def no_answer(access: Access, error: httpx.HTTPError) -> NoAnswerError:
     """The error for a server that cannot be reached or stopped in the middle."""
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         reason = str(error).rstrip(".") or "no connection in time"
         if access.url.startswith("https:") and "ssl" in reason.lower():
-            return CliError(f"no safe connection to {access.url}: {reason}")
-        return CliError(
+            return NoAnswerError(f"no safe connection to {access.url}: {reason}")
+        return NoAnswerError(
             f"no Stoker answers at {access.url}", hint="start it with `stoker up`, or set --server or STOKER_SERVER"
         )
     if isinstance(error, httpx.TimeoutException):
-        return CliError(f"{access.url} did not answer in time", code=ExitCode.TIMED_OUT)
-    return CliError(f"the connection to {access.url} broke: {str(error) or type(error).__name__}")
+        return NoAnswerError(f"{access.url} did not answer in time", code=ExitCode.TIMED_OUT)
+    return NoAnswerError(f"the connection to {access.url} broke: {str(error) or type(error).__name__}")
 
 
 def _body(response: httpx.Response) -> dict[str, Any]:
@@ -115,8 +119,13 @@ def _hint(access: Access, status: int, kind: str, route: str) -> str:
         return f"no key was found in {access.key_from}: set STOKER_API_KEY"
     if status == 401:
         return f"the key from {access.key_from} is not one of this server's: set STOKER_API_KEY"
-    if status == 403:
-        return "use an admin key: `stoker keys create NAME --role admin` makes one"
+    if kind == "model_not_allowed":
+        return "ask an administrator: `stoker keys set` changes which models a key may use"
+    if kind == "forbidden":  # whoever has no admin key cannot make one either
+        return (
+            f"the key from {access.key_from} may not: set STOKER_API_KEY to an admin's key, or ask an administrator. "
+            "The first one is in the file admin-key of the server's data folder"
+        )
     if kind == "generation_conflict":
         return "somebody else changed it meanwhile: look at it with `stoker describe`, then try again"
     if kind == "worker_in_use":

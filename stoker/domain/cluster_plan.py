@@ -76,7 +76,16 @@ def faults(wanted: ClusterSpec, current: ClusterSpec, *, prune: bool = False) ->
     named = [spec.name for spec in wanted.deployments]
     there = {spec.name for spec in current.deployments}
     reachable = set(named) if prune else {*named, *there}
+    routes_named = {spec.name for spec in wanted.routes}
+    left = set() if prune else {spec.name for spec in current.routes} - routes_named
     found = [*_twice("deployments", named), *_twice("routes", [spec.name for spec in wanted.routes])]
+    for index, name in enumerate(named):
+        if name in left and name not in there:
+            message = (
+                "a route of the cluster has this name, and a deployment's own name wins: its requests would go to the "
+                "new deployment. Choose another, or delete the route"
+            )
+            found.append(Fault(path=("deployments", index, "name"), value=name, message=message))
     for index, route in enumerate(wanted.routes):
         path = ("routes", index)
         if route.name in named:

@@ -59,6 +59,14 @@ INSERTS: dict[str, Callable[[Table], Insert]] = {"postgresql": postgresql.insert
 """Inserts that may update instead, by dialect: the two say it alike."""
 
 
+def database_name(url: str) -> str:
+    """What people call it: kind, name and host, and neither user nor password. Raises ArgumentError: no such URL."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return f"SQLite, {parsed.database}"
+    return f"PostgreSQL, {parsed.database}" + (f" on {parsed.host}" if parsed.host else "")
+
+
 class JsonText(str):
     """JSON already: a value for a JSON column that is written as it is."""
 

@@ -77,6 +77,12 @@ def test_whatever_a_service_names_is_there() -> None:
                 assert source in COMPOSE["volumes"], volume
 
 
+def test_postgresql_is_healthy_only_when_others_reach_it() -> None:
+    """The image's first start runs a server of its own on the Unix socket alone, to set the database up."""
+    command = SERVICES["postgres"]["healthcheck"]["test"]
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+
+
 def test_nothing_but_api_and_temporal_can_be_opened_to_others() -> None:
     opened = set()
     for name, service in SERVICES.items():
@@ -87,6 +93,14 @@ def test_nothing_but_api_and_temporal_can_be_opened_to_others() -> None:
             else:
                 assert address == "127.0.0.1", f"{name}: {port}"
     assert opened == {"api", "temporal"}
+
+
+def test_pages_link_to_the_histories_where_the_ui_listens() -> None:
+    (port,) = SERVICES["temporal-ui"]["ports"]
+    address = port.rpartition(":")[0]
+    assert SERVICES["api"]["environment"]["STOKER_TEMPORAL__UI_URL"] == (
+        f"${{STOKER_TEMPORAL__UI_URL:-http://{address}}}"
+    )
 
 
 def test_images_name_their_version() -> None:

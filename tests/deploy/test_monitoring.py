@@ -12,8 +12,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from prometheus_client import generate_latest
 
+from entrypoints.placement_metrics import CountedLedger, control_registry
 from tests.entrypoints.test_server import WITHIN_SECONDS, server
+from tests.fakes.ledger import FakeLedger
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -23,6 +26,7 @@ ALERTS = [
     for group in yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]
     for rule in group["rules"]
 ]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 DASHBOARD = json.loads((DEPLOY / "grafana" / "stoker.json").read_text())
 
 
@@ -58,6 +62,12 @@ async def test_every_metric_is_one_that_a_server_shows(tmp_path: Path) -> None:
     ):
         shown = metrics_of((await client.get(f"{running.url}/metrics")).raise_for_status().text)
     assert {"stoker_requests_total", "stoker_time_to_first_token_seconds_bucket"} <= shown
+    registry = control_registry()
+    CountedLedger(FakeLedger(), registry)
+    shown |= metrics_of(generate_latest(registry).decode())
+    lost = {name for name in shown if name.endswith("_lost_total")}
+    assert len(lost) >= 2
+    assert lost <= set().union(*(metrics_in(rule["expr"]) for rule in ALERTS)), "whoever lost something is told"
     unknown = {of: names for of, query in queries() if (names := metrics_in(query) - shown)}
     assert unknown == {}
 
@@ -80,7 +90,11 @@ def test_each_alert_says_what_is_wrong_and_where_to_read_on() -> None:
 
 
 def test_the_server_is_scraped_with_its_own_labels() -> None:
-    (job,) = CONFIG["scrape_configs"]
+    job, control_plane = CONFIG["scrape_configs"]
+    assert control_plane["job_name"] == "stoker-control-plane"
+    environment = COMPOSE["services"]["control-plane"]["environment"]
+    port = environment["STOKER_CONTROL_PLANE__METRICS_PORT"]
+    assert control_plane["static_configs"] == [{"targets": [f"control-plane:{port}"]}]
     assert job["job_name"] == "stoker", "the alert on `up` names it"
     assert job["honor_labels"] is True, "our label `instance` is an instance's, not the API's address"
     assert CONFIG["rule_files"] == ["alerts.yml"]

@@ -18,6 +18,7 @@ from entrypoints.cli.errors import ExitCode
 from entrypoints.cli.main import app
 from entrypoints.up import UNUSABLE_SETTINGS
 from stoker.settings import ApiSettings
+from tests.docs.commands import documented
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").iterdir())
@@ -75,6 +76,17 @@ def test_the_server_may_answer_what_it_has_begun() -> None:
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
     socket = unit(DEPLOY / "systemd" / "stoker-server.socket")["Socket"]
     assert socket["ListenStream"] == f"{ApiSettings().host}:{ApiSettings().port}"
+
+
+def test_the_documented_commands_have_the_settings_of_the_units() -> None:
+    service = unit(DEPLOY / "systemd" / "stoker-server.service")["Service"]
+    shared = {f"{name}={service[name]}" for name in ("User", "StateDirectory", "StateDirectoryMode", "EnvironmentFile")}
+    told = documented("systemd-run")
+    assert {command.words[-1] for command in told} == {"migrate", "doctor"}
+    for command in told:
+        words = command.words
+        assert {words[at + 1] for at, word in enumerate(words) if word == "-p"} == shared, str(command)
+        assert words[-2] == PROGRAM
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed here")

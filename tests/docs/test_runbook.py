@@ -1,7 +1,7 @@
 """The runbook has a word on every state that somebody may see."""
 
 import re
-from enum import StrEnum
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,16 +13,19 @@ from stoker.domain.workers import WorkerState
 RUNBOOK = (Path(__file__).parents[2] / "docs" / "runbook.md").read_text()
 
 
-@pytest.mark.parametrize("states", [InstanceState, WorkerState])
-def test_each_state_has_a_row_that_says_what_to_do(states: type[StrEnum]) -> None:
-    rows = dict(re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", RUNBOOK, re.MULTILINE))
-    assert {state.value for state in states} <= rows.keys()
-    assert all(rows[state.value].strip() for state in states)
-
-
-def test_each_state_of_a_deployment_is_named() -> None:
-    (line,) = re.findall(r"^Of a deployment: .+?\.$", RUNBOOK, re.MULTILINE | re.DOTALL)
-    assert set(re.findall(r"`(\w+)`", line)) == set(DEPLOYMENT_STATES)
+@pytest.mark.parametrize(
+    ("of", "states"),
+    [
+        ("an instance", [state.value for state in InstanceState]),
+        ("a deployment", DEPLOYMENT_STATES),
+        ("a worker", [state.value for state in WorkerState]),
+    ],
+)
+def test_each_state_has_a_row_that_says_what_to_do(of: str, states: Sequence[str]) -> None:
+    (table,) = re.findall(rf"^Of {of}[^|]*?:\n\n((?:\|.*\n)+)", RUNBOOK, re.MULTILINE)
+    rows = dict(re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", table, re.MULTILINE))
+    assert rows.keys() == set(states)
+    assert all(rows[state].strip() for state in states)
 
 
 def test_its_links_lead_somewhere() -> None:

@@ -50,7 +50,7 @@ def test_fifty_deployments_twice_exported_and_again(
         each["name"]: without_defaults(each) for each in deployments
     }
     file.write_text("version: 1\n")
-    emptied = system.cli("apply", "-f", str(file), "--prune", timeout=MOST_SECONDS)
+    emptied = system.cli("apply", "-f", str(file), "--prune", "--yes", timeout=MOST_SECONDS)
     assert "0 made, 0 changed, 0 as they were, 51 removed" in emptied.stdout
     eventually(lambda: not generations(system), system.logs)
 
@@ -67,7 +67,7 @@ def test_fifty_deployments_twice_exported_and_again(
             f"{again_seconds:.1f} s; from the export {restored_seconds:.1f} s"
         )
     file.write_text("version: 1\n")
-    system.cli("apply", "-f", str(file), "--prune", timeout=MOST_SECONDS)
+    system.cli("apply", "-f", str(file), "--prune", "--yes", timeout=MOST_SECONDS)
     eventually(lambda: not generations(system), system.logs)
 
 

@@ -7,20 +7,41 @@ import pytest
 
 from entrypoints.checks.findings import Finding, Verdict
 from entrypoints.checks.services import check_database, check_temporal
+from entrypoints.clock import utc_now
+from stoker.domain.keys import Role
 from stoker.settings import Settings
 from stoker.storage.engine import Database
+from stoker.storage.keys import Keys
 from stoker.storage.migrate import migrate, revisions
 from tests.e2e.system import free_ports
 
 
-def database_finding(folder: Path, url: str = "") -> Finding:
-    (finding,) = check_database(Settings(data_dir=folder, database={"url": url}))  # type: ignore[arg-type]
+def database_finding(folder: Path, url: str = "", *, running: bool = False) -> Finding:
+    settings = Settings(data_dir=folder, database={"url": url})  # type: ignore[arg-type]
+    (finding,) = check_database(settings, running=running)
     return finding
 
 
 def test_a_database_that_the_first_start_will_make(tmp_path: Path) -> None:
     assert database_finding(tmp_path).verdict is Verdict.OK
     assert not (tmp_path / "stoker.db").exists()
+
+
+def test_a_database_that_is_not_the_running_servers(tmp_path: Path) -> None:
+    other = database_finding(tmp_path, running=True)
+    assert (other.verdict, "the API that answers has another" in other.found) == (Verdict.WARNING, True)
+    assert "/etc/stoker/server.env" in other.advice
+    assert not (tmp_path / "stoker.db").exists()
+
+    database = Database(f"sqlite:///{tmp_path / 'stoker.db'}")
+    migrate(database)  # by somebody who had the same settings
+    unused = database_finding(tmp_path, running=True)
+    assert (unused.verdict, "was never served from" in unused.found) == (Verdict.WARNING, True)
+    assert database_finding(tmp_path).verdict is Verdict.OK
+    with database.write() as session:
+        Keys(session, utc_now()).add("id", "ada", Role.ADMIN, "digest")
+    assert database_finding(tmp_path, running=True).verdict is Verdict.OK
+    database.close()
 
 
 def test_tables_of_this_version_or_another(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from api.openai.availability import unavailable
-from api.openai.errors import APIError
+from api.openai.errors import APIError, model_not_allowed
 from api.openai.router import ModelRoute, ModelState
 from tests.entrypoints.cli.conftest import Stoker
 from tests.fakes.api import FakeApi, chat_answer
@@ -95,6 +95,16 @@ def test_refusals(refusal: APIError | None, exit_code: int, error: str, api: Fak
 def test_a_wrong_key_is_exit_code_4(api: FakeApi, stoker: Stoker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STOKER_API_KEY", "sk-stoker-x-y")
     assert stoker("chat", "llama", "Really?").exit_code == 4
+
+
+def test_a_key_for_other_models_wants_no_admins_key(api: FakeApi, stoker: Stoker) -> None:
+    api.answers = [model_not_allowed("llama")]
+    done = stoker("chat", "llama", "Really?")
+    assert done.exit_code == 4
+    assert done.stderr.splitlines() == [
+        "error: This API key may not use the model 'llama'. GET /v1/models lists those that it may.",
+        "hint: ask an administrator: `stoker keys set` changes which models a key may use",
+    ]
 
 
 def test_an_error_in_the_middle(api: FakeApi, stoker: Stoker) -> None:

@@ -29,6 +29,7 @@ routes:
   - name: org/name
     targets: [{{deployment: llama, weight: 9}}, {{deployment: smol}}]
 """
+LED_ELSEWHERE = {"name": "r", "targets": [{"deployment": "d19"}]}
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_what_the_file_does_not_name_goes_only_with_prune(api: FakeApi, stoker: 
     kept = stoker("apply", "-f", str(file))
     assert "2 not in the file: left as they are; --prune removes them" in kept.stdout
     api.requests.clear()
-    done = stoker("apply", "-f", str(file), "--prune")
+    done = stoker("apply", "-f", str(file), "--prune", "--yes")
     assert done.stdout.splitlines() == [
         "- route stale",
         "- deployment old",
@@ -114,6 +115,21 @@ def test_what_the_file_does_not_name_goes_only_with_prune(api: FakeApi, stoker: 
         "0 made, 0 changed, 3 as they were, 2 removed",
     ]
     assert changes(api) == [("DELETE", "/api/v1/routes/stale"), ("DELETE", f"{PATH}/old")]
+
+
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_without_a_terminal_nothing_is_removed_unasked(output: str, api: FakeApi, stoker: Stoker) -> None:
+    for name in ("a", "b"):
+        api.add(name=name)
+    cut_short = FILE.split("deployments:")[0]
+    done = stoker("apply", "-f", "-", "--prune", "-o", output, stdin=cut_short)
+    assert (done.exit_code, changes(api)) == (2, [])
+    assert "error: --prune would remove 2, and there is no terminal to ask on: nothing was applied" in done.stderr
+    assert "--yes" in done.stderr
+    assert ("- deployment a" in done.stdout) is (output == "table"), "the plan tells what would go"
+    assert stoker("apply", "-f", "-", "--prune", "--dry-run", stdin=cut_short).exit_code == 0
+    assert stoker("apply", "-f", "-", "--prune", "--yes", stdin=cut_short).exit_code == 0
+    assert len(changes(api)) == 2
 
 
 def test_diff_says_by_its_exit_code_whether_something_differs(api: FakeApi, stoker: Stoker, file: Path) -> None:
@@ -185,11 +201,21 @@ def test_a_model_that_is_not_there_is_found_before_anything_is_applied(
     assert [body["deployment"]["name"] for body in looked] == ["smol"]  # both have the same model
 
 
+def test_no_answer_about_a_model_is_an_error_and_not_a_traceback(
+    stoker: Stoker, api: FakeApi, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("entrypoints.cli.client.ANSWER_WITHIN_SECONDS", 3.0)
+    api.unanswered = {"/api/v1/placements"}
+    done = stoker("apply", "-f", str(file))
+    assert (done.exit_code, changes(api)) == (124, [])
+    assert f"error: {api.url} did not answer in time\nhint: nothing was applied" in done.stderr
+
+
 def test_what_fails_is_told_and_the_rest_is_done(api: FakeApi, stoker: Stoker, file: Path) -> None:
     api.add(name="served", model=MODEL)  # nothing has to be looked at first
     api.add(name="old")
     api.refusals = [ProblemError("deployment_deleting", "it is being deleted")]
-    done = stoker("apply", "-f", str(file), "--prune")
+    done = stoker("apply", "-f", str(file), "--prune", "--yes")
     assert done.exit_code == 1
     (failed,) = [line for line in done.stderr.splitlines() if line.endswith("it is being deleted")]
     assert failed.startswith("error: deployment ")
@@ -219,6 +245,18 @@ def test_one_that_is_being_deleted_is_waited_for_and_made_anew(api: FakeApi, sto
     assert (done.exit_code, done.stdout.splitlines()[0]) == (0, "+ deployment smol"), done.stderr
     assert "+ deployment llama" in done.stdout
     assert not api.deployments["llama"].status.deleting
+
+
+def test_one_that_is_slow_to_go_stops_no_other(api: FakeApi, stoker: Stoker, tmp_path: Path) -> None:
+    api.add(name="d0", model=MODEL, deleting=True, steps=[()])
+    path = tmp_path / "many.json"
+    many = [{"name": f"d{number}", "model": MODEL} for number in range(20)]
+    path.write_text(json.dumps({"version": 1, "deployments": many, "routes": [LED_ELSEWHERE]}))
+    slow = stoker("apply", "-f", str(path), "--timeout", "0.05")
+    assert (slow.exit_code, "not tried any more" in slow.stderr) == (124, False), slow.stderr
+    assert "error: deployment d0: d0 is not gone yet after 0.05 s" in slow.stderr
+    assert len(api.bodies("POST", PATH)) == 19
+    assert api.routes.keys() == {"r"}
 
 
 def test_wait_ends_when_all_run(api: FakeApi, stoker: Stoker, file: Path) -> None:

@@ -374,7 +374,7 @@ def test_a_name_cannot_lead_to_another_route(api: FakeApi, stoker: Stoker) -> No
             "this API key is not known, has expired, or was revoked",
             "the key from STOKER_API_KEY is not one of",
         ),
-        ("user", "the key 'app' has the role user; this needs admin", "use an admin key"),
+        ("user", "the key 'app' has the role user; this needs admin", "the key from STOKER_API_KEY may not: set "),
     ],
 )
 def test_not_allowed_is_exit_code_4(
@@ -386,3 +386,4 @@ def test_not_allowed_is_exit_code_4(
     first, second = done.stderr.splitlines()
     assert first.startswith(f"error: {error}")
     assert second.startswith(f"hint: {hint}")
+    assert "keys create" not in second, "that needs the very key which is missing"

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import yaml
 
-from entrypoints.cli.output import age, duration, print_change, print_data, printable, show, table
+from entrypoints.cli.output import age, duration, print_change, print_data, show, table
 
 DATA = [{"name": "größe", "replicas": 1, "devices": [], "at": None, "text": "a: b\u2028# c"}]
 
@@ -22,19 +22,6 @@ def test_duration(seconds: float, text: str) -> None:
 def test_age() -> None:
     now = datetime(2026, 1, 2, tzinfo=UTC)
     assert age(now - timedelta(hours=5), now) == "5h"
-
-
-@pytest.mark.parametrize(
-    ("text", "safe"),
-    [
-        ("plain\n\ttext", "plain\n\ttext"),
-        ("größe 日本 👩‍💻", "größe 日本 👩‍💻"),
-        ("\x1b[2J\x1b]0;title\x07", "\ufffd[2J\ufffd]0;title\ufffd"),
-        ("\x9b31m\r\x7f", "\ufffd31m\ufffd\ufffd"),
-    ],
-)
-def test_printable(text: str, safe: str) -> None:
-    assert printable(text) == safe
 
 
 def test_json_and_yaml_say_the_same(capsys: pytest.CaptureFixture[str]) -> None:

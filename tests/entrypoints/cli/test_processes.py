@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from entrypoints.folder_lock import FolderInUseError
+from entrypoints.placement_metrics import MetricsPortError
 from entrypoints.server import PortTakenError
 from entrypoints.up import CannotStartError
 from stoker.settings import Settings
@@ -128,6 +129,7 @@ def test_a_database_that_does_not_answer_is_worth_another_try(free_port: str, st
         ("up", TemporalUnreachableError),
         ("server", PortTakenError),
         ("control-plane", TemporalUnreachableError),
+        ("control-plane", MetricsPortError),
         ("worker", JoinRefusedError),
         ("worker", EngineError),
         ("worker", FolderInUseError),
@@ -156,7 +158,10 @@ def test_migrate_then_serve_then_use_it(
         "hint: run `stoker migrate`",
     ]
     done = stoker_process("migrate")
-    assert (done.returncode, done.stdout) == (0, "The database has this version's tables.\n")
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"The database has this version's tables: SQLite, {tmp_path / 'data' / 'stoker.db'}.\n",
+    )
 
     environment["STOKER_API__PORT"] = free_port
     with running_process("server", env=environment) as process:

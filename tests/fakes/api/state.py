@@ -87,6 +87,7 @@ class ApiState:
     life: Callable[[DeploymentSpec, int], Steps] = usual_life
     refusals: list[ProblemError] = field(default_factory=list)  # each is the answer to one change
     answers: list[Sequence[str] | APIError] = field(default_factory=list)  # of the model; each to one question
+    unanswered: set[str] = field(default_factory=set)  # paths that answer nothing until the client goes away
     end_watch_after: list[int] = field(default_factory=list)  # events after which one watch each ends
     checks: dict[str, str] = field(default_factory=lambda: {"database": "ok", "temporal": "ok"})  # of /readyz
     metrics: list[str] = field(default_factory=lambda: [""])  # what each look sees; the last one stays

@@ -122,6 +122,25 @@ def test_what_no_cluster_can_be_is_a_fault(wanted: ClusterSpec, prune: bool, exp
         assert told.startswith(begins)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "prune", "expected"),
+    [
+        (cluster(make_spec(name="r")), False, [("deployments", 0, "name")]),
+        (cluster(make_spec(name="r")), True, []),  # the route goes
+        (cluster(make_spec(name="r"), routes=(route("r", "there"),)), False, [("routes", 0, "name")]),
+        (cluster(make_spec(name="both")), False, []),  # nothing changes for whoever asks for it
+        (cluster(make_spec(name="a")), False, []),
+    ],
+)
+def test_a_new_deployment_takes_no_name_from_a_route(
+    wanted: ClusterSpec, prune: bool, expected: list[tuple[str, int, str]]
+) -> None:
+    current = cluster(
+        make_spec(name="there"), make_spec(name="both"), routes=(route("r", "there"), route("both", "there"))
+    )
+    assert [fault.path for fault in faults(wanted, current, prune=prune)] == expected
+
+
 @st.composite
 def clusters(draw: st.DrawFn) -> ClusterSpec:
     """Clusters without faults of their own."""

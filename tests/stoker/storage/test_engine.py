@@ -17,7 +17,7 @@ from stoker.domain.placement.fleet import Fleet
 from stoker.domain.placement.types import Placement, Unplaceable
 from stoker.storage import engine
 from stoker.storage.claims import ClaimLedger
-from stoker.storage.engine import Database, learned_before
+from stoker.storage.engine import Database, database_name, learned_before
 from stoker.storage.fleet_cache import FleetCache
 from tests.builders import make_request
 from tests.stoker.storage.conftest import Clock
@@ -147,6 +147,18 @@ def test_a_question_that_was_never_answered_teaches_nothing(
             cache.fleet(session, clock())
     with other.read() as session:
         assert not learned_before(session, cache._learned_at)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("sqlite:////srv/stoker.db", "SQLite, /srv/stoker.db"),
+        ("postgresql://stoker:hunter2@db.example.org/fire", "PostgreSQL, fire on db.example.org"),
+        ("postgresql:///fire?host=/run/postgresql", "PostgreSQL, fire"),
+    ],
+)
+def test_a_database_is_called_by_no_password(url: str, name: str) -> None:
+    assert database_name(url) == name
 
 
 def test_a_new_sqlite_file_is_for_its_user_alone(tmp_path: Path) -> None:
