@@ -117,7 +117,7 @@ def _management(context: ApiContext, pool: Pool, openai: OpenAIApp) -> FastAPI:
         description=DESCRIPTION,
         license_info={"name": "Apache-2.0"},
         lifespan=lifespan,
-        docs_url="/docs",
+        docs_url=None,  # FastAPI's page runs scripts of another host; ours is in api/web
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )

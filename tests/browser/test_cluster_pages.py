@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, StorageState, expect
+from playwright.sync_api import Browser, BrowserContext, Page, StorageState, expect
 
 from tests.browser.conftest import MODELS
 from tests.browser.looking import Console, faults_of_access, picture, sign_in
@@ -156,6 +156,16 @@ def test_without_scripts(browser: Browser, system: System, admin_session: Storag
     page.get_by_role("button", name="Uncordon box-1").click()
     expect(page.get_by_text("box-1 gets new instances again")).to_be_visible()
     context.close()
+
+
+def test_the_api_is_described(page: Page, context: BrowserContext, system: System) -> None:
+    context.route(re.compile(f"^(?!{re.escape(system.url)})"), lambda route: route.abort())  # as where there is no net
+    page.goto("/keys")
+    page.get_by_role("link", name="API", exact=True).click()
+    page.get_by_text("POST /api/v1/deployments", exact=True).click()
+    page.get_by_role("link", name="DeploymentCreate").first.click()
+    expect(page.get_by_role("heading", name="DeploymentCreate")).to_be_in_viewport()
+    assert faults_of_access(page) == []
 
 
 def test_the_keyboard_reaches_the_content_at_once(page: Page) -> None:

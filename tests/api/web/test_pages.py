@@ -28,7 +28,8 @@ async def fleet(lone_api: Api, database: Database) -> None:
 
 
 async def test_every_answer_has_the_pages_headers(browser: Browser, strangers_browser: Browser) -> None:
-    for page in (await browser.get("/"), await strangers_browser.get("/sign-in"), await browser.get("/workers/nobody")):
+    strangers = [await strangers_browser.get(path) for path in ("/sign-in", "/docs")]
+    for page in (await browser.get("/"), *strangers, await browser.get("/workers/nobody"), await browser.get("/docs")):
         policy = page.headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
         assert "unsafe" not in policy
@@ -36,6 +37,8 @@ async def test_every_answer_has_the_pages_headers(browser: Browser, strangers_br
         assert page.headers["cache-control"] == "no-store"
         assert " style=" not in page.text
         assert not re.search(r"<script(?! src=)", page.text)
+        loaded = re.findall(r"<(?:script|link|img)[^>]* (?:src|href)=\"([^\"]*)\"", page.text)
+        assert all(address.startswith("/static/") for address in loaded), "nothing of another host"
 
 
 async def test_scripts_and_styles_are_kept_for_good(strangers_browser: Browser) -> None:
@@ -203,3 +206,15 @@ async def test_files_are_listed(browser: Browser) -> None:
     assert "No model from a hub" in (await browser.get("/files")).text
     asked = await browser.get("/files/attic/hf:org/repo@abc/file.gguf/evict")
     assert "Take this model off attic" in asked.text
+
+
+async def test_the_api_is_described_to_people(lone_api: Api, strangers_browser: Browser) -> None:
+    page = (await strangers_browser.get("/docs")).text
+    document = (await lone_api.anyone.get("/openapi.json")).json()
+    for path, methods in document["paths"].items():
+        for method in methods:
+            assert f"<code>{method.upper()} {path}</code>" in page
+    named = set(re.findall(r'href="#(shape-[^"]+)"', page))
+    assert named
+    assert named <= set(re.findall(r'id="([^"]+)"', page))
+    assert "Sign out" not in page
