@@ -17,6 +17,9 @@ from stoker.secrets import ServerSecret
 COOKIE = "stoker_session"
 LASTS = timedelta(hours=12)
 
+SIGNED_OUT = "event: signed-out\ndata: \n\n"
+"""What a page that listens to us is told when its session is over."""
+
 _TOKEN = re.compile(r"([0-9a-f]{12})\.([0-9]{1,12})\.([A-Za-z0-9_-]{16})\.([0-9a-f]{64})")
 
 
@@ -76,6 +79,11 @@ def end_session(response: Response) -> None:
 def comes_by_https(request: Request) -> bool:
     """Whether the browser speaks https, also where a proxy in front of us ends it: its own `Origin` tells."""
     return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
+
+
+def address_of(request: Request) -> str:
+    """The server's own address as the browser knows it, like `https://stoker.example`."""
+    return f"{'https' if comes_by_https(request) else 'http'}://{request.url.netloc}"
 
 
 def is_from_our_page(request: Request) -> bool:
