@@ -218,3 +218,19 @@ async def test_the_api_is_described_to_people(lone_api: Api, strangers_browser: 
     assert named
     assert named <= set(re.findall(r'id="([^"]+)"', page))
     assert "Sign out" not in page
+
+
+async def test_behind_a_proxy_with_https_addresses_say_so(browser: Browser) -> None:
+    proxied = {"origin": "https://stoker.example", "host": "stoker.example"}
+    joined = await browser.post("/join", {"ttl_seconds": "600"}, **proxied)
+    assert "stoker worker --server https://stoker.example --address" in joined.text
+    made = await browser.post("/keys/new", {"name": "proxied", "role": "user"}, **proxied)
+    assert "<code>https://stoker.example/v1</code>" in made.text
+
+
+@pytest.mark.parametrize("number", ["--5", "-", "5-", "\N{ARABIC-INDIC DIGIT FIVE}", "\N{SUPERSCRIPT TWO}", "9" * 5000])
+async def test_what_is_no_number_is_refused_in_its_field(browser: Browser, number: str) -> None:
+    joined = await browser.post("/join", {"ttl_seconds": number})
+    assert (joined.status_code, 'id="ttl_seconds-error"' in joined.text) == (422, True)
+    route = await browser.post("/routes", {"name": "gpt-4o", "targets": f"llama={number}"})
+    assert (route.status_code, 'id="targets-error"' in route.text) == (422, True)
