@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.deps import ApiContext, ContextDep
 from api.errors import ProblemError
 from api.web.route import page_router
-from api.web.session import COOKIE, SIGNED_OUT, PageDep, Visitor, visitor_of
+from api.web.session import SIGNED_OUT, PageDep, Visitor, token_of, visitor_of
 from stoker.domain.keys import Role
 
 log = structlog.get_logger()
@@ -100,7 +100,7 @@ def live_router(topics: Mapping[str, Topic]) -> APIRouter:
         asked = list(dict.fromkeys(topics.split(",")))[:_MOST_TOPICS]
         for topic in asked:
             looks.check(topic, visitor)
-        token = request.cookies.get(COOKIE)
+        token = token_of(request)
         events = live_events(context, looks, asked, lambda: visitor_of(context, token) is not None)
         headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)

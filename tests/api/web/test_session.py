@@ -1,14 +1,18 @@
 """Signing in: who is let in, for how long, and what other sites cannot do in somebody's name."""
 
+from dataclasses import replace
 from datetime import timedelta
 from urllib.parse import quote
 
+import httpx
 import pytest
 
+from api.keyring import KeyRing
 from api.web.session import LASTS, local_path, new_session, visitor_of
 from stoker.domain.keys import Role
+from stoker.storage.engine import Database
 from stoker.storage.keys import Keys
-from tests.api.serving import SECRET, Api
+from tests.api.serving import SECRET, Api, away
 from tests.api.web.browsing import FORM, Browser, new_browser
 
 pytestmark = pytest.mark.anyio
@@ -73,6 +77,14 @@ async def test_the_cookie_is_for_our_server_and_pages_only(lone_api: Api) -> Non
     # A proxy in front of us that ends https: the browser's own Origin tells.
     behind = await browser.post("/sign-in", {"key": key}, origin="https://stoker.example", host="stoker.example")
     assert "Secure" in behind.headers["set-cookie"]
+    assert behind.headers["set-cookie"].startswith("__Host-stoker_session=")
+    assert "Path=/" in behind.headers["set-cookie"]
+    assert "Domain" not in behind.headers["set-cookie"]
+    cookie = behind.headers["set-cookie"].partition(";")[0]
+    await browser.client.aclose()
+    browser = new_browser(lone_api)
+    page = await browser.get("/usage", host="stoker.example", cookie=cookie)
+    assert page.url.path == "/usage"
     await browser.client.aclose()
 
 
@@ -109,11 +121,35 @@ async def test_a_session_holds_for_its_time_and_as_it_was_signed(lone_api: Api) 
         assert visitor_of(context, forged) is None, forged
 
 
-async def test_signing_out_forgets(browser: Browser) -> None:
+async def test_signing_out_ends_every_copy_of_the_session(lone_api: Api, browser: Browser, database: Database) -> None:
+    token = browser.session
+    assert token is not None
     page = await browser.post("/sign-out")
     assert page.url.path == "/sign-in"
     assert "signed out" in page.text
     assert browser.session is None
+    assert visitor_of(lone_api.context, token) is None, "in this process at once"
+    elsewhere = replace(lone_api.context, keyring=KeyRing(database, SECRET, lone_api.context.clock))
+    await elsewhere.keyring.refresh()
+    assert visitor_of(elsewhere, token) is None, "and in others"
+
+
+async def test_signing_out_while_the_database_is_away(lone_api: Api, browser: Browser, database: Database) -> None:
+    token, csrf = browser.session, await browser.token()
+    with away(database):
+        page = await browser.post("/sign-out", csrf=csrf)
+    assert "the database does not answer" in page.text
+    assert browser.session is None
+    assert visitor_of(lone_api.context, token) is None
+
+
+async def test_another_stoker_on_this_host_has_a_cookie_of_its_own(lone_api: Api) -> None:
+    _, key = lone_api.key(Role.USER)
+    await lone_api.context.keyring.refresh()
+    browser = new_browser(lone_api)
+    await browser.sign_in(key)
+    assert list(browser.client.cookies) == [f"stoker_session_{httpx.URL(lone_api.url).port}"]
+    await browser.client.aclose()
 
 
 @pytest.mark.parametrize(
