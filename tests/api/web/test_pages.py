@@ -220,11 +220,12 @@ async def test_the_api_is_described_to_people(lone_api: Api, strangers_browser: 
     assert "Sign out" not in page
 
 
-async def test_behind_a_proxy_with_https_addresses_say_so(browser: Browser) -> None:
-    proxied = {"origin": "https://stoker.example", "host": "stoker.example"}
-    joined = await browser.post("/join", {"ttl_seconds": "600"}, **proxied)
+async def test_behind_a_proxy_with_https_addresses_say_so(browser: Browser, strangers_browser: Browser) -> None:
+    proxied = {"origin": "https://stoker.example", "host": "stoker.example", "csrf": await browser.token()}
+    proxied["cookie"] = f"__Host-stoker_session={browser.session}"
+    joined = await strangers_browser.post("/join", {"ttl_seconds": "600"}, **proxied)
     assert "stoker worker --server https://stoker.example --address" in joined.text
-    made = await browser.post("/keys/new", {"name": "proxied", "role": "user"}, **proxied)
+    made = await strangers_browser.post("/keys/new", {"name": "proxied", "role": "user"}, **proxied)
     assert "<code>https://stoker.example/v1</code>" in made.text
 
 
