@@ -13,6 +13,7 @@ from api.web.navigation import home_of
 from api.web.rendering import THEME_COOKIE, THEMES, problem_status, redirect, render
 from api.web.route import page_router
 from api.web.session import (
+    PageDep,
     comes_by_https,
     end_session,
     forget_session,
@@ -49,15 +50,18 @@ async def sign_in(request: Request, context: ContextDep, wanted: NextDep = "") -
     if key is None:
         text = "this API key is not known, has expired, or was revoked" if "key" in form else "enter an API key"
         problem = ProblemError("unauthorized", text)
+        log.warning("sign_in_refused", client=_client(request), why=text)
         return render(request, "sign_in.html", status=problem_status(problem), wanted=wanted, problem=problem)
+    log.info("signed_in", key_id=key.id, key_name=key.name, client=_client(request))
     response = redirect(request, local_path(wanted) or home_of(key.role))
     set_session(response, request, new_session(context.secret, key, context.clock()))
     return response
 
 
 @router.post("/sign-out")
-async def sign_out(request: Request, context: ContextDep, _: FormDep) -> Response:
+async def sign_out(request: Request, context: ContextDep, visitor: PageDep, _: FormDep) -> Response:
     """Forgets who it was."""
+    log.info("signed_out", key_id=visitor.key.id, key_name=visitor.key.name, client=_client(request))
     told = "you are signed out"
     try:
         await end_session(context, token_of(request) or "")
@@ -81,3 +85,8 @@ async def choose_theme(request: Request) -> Response:
         THEME_COOKIE, theme, max_age=_A_YEAR, httponly=True, samesite="strict", secure=comes_by_https(request)
     )
     return response
+
+
+def _client(request: Request) -> str:
+    """The address that asks: behind a proxy the proxy's, as whatever it says of others could be forged."""
+    return request.client.host if request.client is not None else ""

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from api.keyring import KeyRing
 from api.web.session import LASTS, local_path, new_session, visitor_of
@@ -55,6 +56,24 @@ async def test_signing_in_leads_back_to_what_was_asked_for(lone_api: Api, strang
 )
 async def test_only_paths_of_ours_are_led_to(asked: str | None, path: str | None) -> None:
     assert local_path(asked) == path
+
+
+async def test_sign_ins_are_in_the_log_without_the_key(lone_api: Api, strangers_browser: Browser) -> None:
+    key_id, key = lone_api.key(Role.ADMIN, "the boss")
+    await lone_api.context.keyring.refresh()
+    with capture_logs() as logs:
+        await strangers_browser.sign_in("sk-stoker-of-nobody")
+        await strangers_browser.sign_in(key)
+        await strangers_browser.post("/sign-out")
+    told = [(line["event"], line.get("key_name"), line["client"]) for line in logs if "client" in line]
+    assert told == [
+        ("sign_in_refused", None, "127.0.0.1"),
+        ("signed_in", "the boss", "127.0.0.1"),
+        ("signed_out", "the boss", "127.0.0.1"),
+    ]
+    assert key_id in str(logs)
+    assert key not in str(logs)
+    assert "of-nobody" not in str(logs)
 
 
 @pytest.mark.parametrize("key", ["", "nonsense", "sk-stoker-0123456789ab-" + "x" * 43])
