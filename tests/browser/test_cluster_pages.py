@@ -79,6 +79,24 @@ def test_a_change_while_another_is_fetched_is_not_lost(page: Page, system: Syste
     expect(page.get_by_text("No model from a hub")).to_be_visible()
 
 
+def test_what_was_not_swapped_leaves_nothing_for_later(page: Page) -> None:
+    """A section that could not be fetched, whose details somebody closes, stays so when another section comes anew."""
+    page.goto("/files")
+    opened = page.evaluate("""() => {
+        const make = () => document.querySelector("main").appendChild(document.createElement("div"));
+        const tell = (kind, target, shouldSwap) =>
+            target.dispatchEvent(new CustomEvent(kind, {bubbles: true, detail: {target, shouldSwap}}));
+        const [failed, other] = [make(), make()];
+        failed.innerHTML = "<details id='some' open></details>";
+        tell("htmx:beforeSwap", failed, false);
+        failed.firstChild.open = false;
+        tell("htmx:beforeSwap", other, true);
+        tell("htmx:afterSwap", other, true);
+        return failed.firstChild.open;
+    }""")
+    assert opened is False
+
+
 def _until(page: Page, met: Callable[[], bool]) -> None:
     for _ in range(200):
         if met():
