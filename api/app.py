@@ -43,6 +43,7 @@ from api.routes import (
     workers,
 )
 from api.usage.retention import forget_for_ever
+from api.web import addresses
 from api.web.app import web_router
 from stoker.storage.usage import tokens_since
 from stoker.version import VERSION
@@ -117,12 +118,13 @@ def _management(context: ApiContext, pool: Pool, openai: OpenAIApp) -> FastAPI:
         description=DESCRIPTION,
         license_info={"name": "Apache-2.0"},
         lifespan=lifespan,
-        docs_url="/docs",
+        docs_url=None,  # FastAPI's page runs scripts of another host; ours is in api/web
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.context, app.state.openai = context, openai
     errors.install(app)
+    addresses.install(app)
     view = context.view_registry
     Gauge("stoker_build_info", "Which Stoker this is", ["version"], registry=view).labels(VERSION).set(1)
     routes = context.routes

@@ -156,10 +156,9 @@ def of_temporal(error: Exception) -> ProblemError:
 
 
 def install(app: FastAPI) -> None:
-    """Makes every error of the management API a problem."""
+    """Makes every error of the management API a problem; those of the framework are `api.web.addresses`' to answer."""
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
-    app.add_exception_handler(HTTPException, _on_http)
     for away in (OperationalError, InterfaceError, NoFreeConnectionError):
         app.add_exception_handler(away, _on_database)
     app.add_exception_handler(Exception, _on_bug)
@@ -232,12 +231,11 @@ def _sendable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-async def _on_http(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101
-    detail = f"{request.method} {request.url.path}: {error.detail}"
+def of_http(request: Request, error: HTTPException) -> tuple[ProblemError, Mapping[str, str]]:
+    """What a refusal of the framework means, and the headers to send with it."""
     code = _CODE_BY_STATUS.get(error.status_code, "invalid_request")
-    headers = {"allow": _allowed(request)} if code == "method_not_allowed" else error.headers
-    return problem_response(code, detail, headers=headers)
+    headers = {"allow": _allowed(request)} if code == "method_not_allowed" else dict(error.headers or {})
+    return ProblemError(code, f"{request.method} {request.url.path}: {error.detail}"), headers
 
 
 def _allowed(request: Request) -> str:

@@ -1,4 +1,4 @@
-"""Who is asking: API keys, checked from memory, so that the database may be away."""
+"""Who is asking: API keys, and sessions that were ended, checked from memory, so that the database may be away."""
 
 import asyncio
 import math
@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.openai.auth import Principal
 from stoker.domain.keys import KeyLimits, KeyStatus
 from stoker.secrets import ServerSecret, key_id_of
+from stoker.storage.ended_sessions import EndedSessions
 from stoker.storage.engine import Database
 from stoker.storage.keys import Keys, LivingKeys
 
@@ -35,6 +36,13 @@ class _Known(NamedTuple):
     digest: str
 
 
+class _Found(NamedTuple):
+    """What the database has."""
+
+    keys: LivingKeys
+    ended: frozenset[str]  # sessions
+
+
 class KeyRing:
     """The living keys, as last read."""
 
@@ -49,6 +57,7 @@ class KeyRing:
         self._database, self._secret, self._clock, self._monotonic = database, secret, clock, monotonic
         self._known: dict[str, _Known] = {}
         self._unreadable: tuple[str, ...] = ()
+        self._ended: frozenset[str] = frozenset()
         self._version, self._read_at = -1, -math.inf
         self._reading = asyncio.Lock()  # an older answer must not come after a newer one
         self._away = False
@@ -73,6 +82,14 @@ class KeyRing:
         known = self._find(key)
         return known.principal if known is not None else None
 
+    def has_ended(self, session: str) -> bool:
+        """Whether somebody signed out of the session of the web page with this digest."""
+        return session in self._ended
+
+    def end(self, session: str) -> None:
+        """Lets a session end here at once, before the database tells that it has."""
+        self._ended |= {session}
+
     async def refresh(self) -> None:
         """Reads the keys again, if any has changed. While the database is away, those last read go on."""
         async with self._reading:
@@ -90,7 +107,8 @@ class KeyRing:
             self._away = False
             if found is not None:
                 self._version, self._read_at = version, now
-                self._take(found)
+                self._take(found.keys)
+                self._ended = found.ended
 
     async def run(self) -> None:
         """Keeps the keys fresh, until cancelled."""
@@ -123,12 +141,14 @@ class KeyRing:
             log.error("keys_unreadable", key_ids=found.unreadable)
         self._unreadable = found.unreadable
 
-    def _read(self, known_version: int | None) -> tuple[int, LivingKeys | None]:
-        """The version, and the keys unless they are those of `known_version`."""
+    def _read(self, known_version: int | None) -> tuple[int, _Found | None]:
+        """The version, and what there is unless it is that of `known_version`."""
         with self._database.read() as session:
             keys = Keys(session, self._clock())
             version = keys.version()  # before the keys: what changes in between is read again
-            return version, keys.living() if version != known_version else None
+            if version == known_version:
+                return version, None
+            return version, _Found(keys.living(), EndedSessions(session, self._clock()).all())
 
 
 def _known(status: KeyStatus, digest: str) -> _Known:

@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from api.web import (
+    api_description,
     deployments,
     deployments_activity,
     deployments_new,
@@ -32,6 +33,7 @@ PAGES = (
     deployments_activity,
     deployments,
     playground,
+    api_description,
 )
 """Modules with a `router`, and those that change by themselves with `TOPICS`."""
 

@@ -3,9 +3,9 @@
 import json
 from datetime import datetime
 from functools import partial
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
 from sqlmodel import Session
 
 from api.deps import ApiContext, ContextDep
@@ -34,21 +34,11 @@ from stoker.storage.usage import usage_requests
 router = page_router()
 
 REQUESTS_SHOWN = 20
+INSTANCES_SHOWN = 20
+ON_A_PAGE = 40
+"""Deployments: drawing more would hold up what else this process answers, again at each change."""
 
 _REVISION_CLASSES = {RevisionState.CURRENT: "good", RevisionState.ROLLED_BACK: "warn"}
-
-
-async def all_deployments(context: ApiContext) -> list[DeploymentRead]:
-    """By name."""
-
-    def read(session: Session, now: datetime) -> list[DeploymentRead]:
-        instances = Instances(session, now).all()
-        return [
-            DeploymentRead.of_status(status, tuple(i for i in instances if i.deployment == status.spec.name))
-            for status in Deployments(session, now).all()
-        ]
-
-    return await context.read(read)
 
 
 async def one_deployment(context: ApiContext, visitor: Visitor, name: str) -> DeploymentRead:
@@ -57,10 +47,33 @@ async def one_deployment(context: ApiContext, visitor: Visitor, name: str) -> De
 
 
 @router.get("/deployments")
-async def show_deployments(request: Request, context: ContextDep, _: AdminPageDep) -> Response:
-    """All of them."""
-    lines = [view.deployment_line(read) for read in await all_deployments(context)]
-    return render(request, "deployments.html", live=["deployments"], lines=lines)
+async def show_deployments(
+    request: Request,
+    context: ContextDep,
+    _: AdminPageDep,
+    after: Annotated[str, Query(max_length=63)] = "",
+    name: Annotated[str, Query(max_length=63)] = "",
+) -> Response:
+    """All by name, or those with `name` in theirs."""
+
+    def read(session: Session, now: datetime) -> tuple[int, list[DeploymentRead]]:
+        deployments = Deployments(session, now)
+        names = sorted(deployments.names())  # databases differ in how they order '-'
+        asked = [one for one in names if name in one and one > after][: ON_A_PAGE + 1]
+        found = ((deployments.get(one), Instances(session, now).all(deployment=one)) for one in asked)
+        return len(names), [DeploymentRead.of_status(status, instances) for status, instances in found if status]
+
+    count, reads = await context.read(read)
+    return render(
+        request,
+        "deployments.html",
+        live=["deployments"],
+        lines=[view.deployment_line(one) for one in reads[:ON_A_PAGE]],
+        more=len(reads) > ON_A_PAGE,
+        count=count,
+        name=name,
+        on_a_page=ON_A_PAGE,
+    )
 
 
 @router.get("/deployments/{name}")
@@ -79,6 +92,7 @@ async def show_deployment(request: Request, name: NamePath, context: ContextDep,
         "deployment.html",
         live=[f"deployment/{name}", f"requests/{name}"],
         read=read,
+        instances=read.instances[:INSTANCES_SHOWN],
         requests=requests.data,
         revisions=revisions.data,
         changes_in_words=changes_in_words,
@@ -157,7 +171,8 @@ def _workflows(context: ApiContext) -> str:
 
 
 async def _look_at_all(context: ApiContext, _: str) -> object:
-    return await all_deployments(context)
+    """Their rows as they are: making values of all would take long, again and again."""
+    return await context.read(lambda session, now: (Deployments(session, now).marks(), Instances(session, now).marks()))
 
 
 async def _look_at_one(context: ApiContext, name: str) -> object:

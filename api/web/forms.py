@@ -1,5 +1,6 @@
 """What a form sent, checked to come from one of our own pages."""
 
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
@@ -41,7 +42,7 @@ class Form:
     def number(self, name: str) -> int | str | None:
         """A whole number; None: not given. What is none is returned as it is, for a schema to refuse by name."""
         text = self.get(name).replace("_", "")
-        return int(text) if text.lstrip("-").isdecimal() and len(text) < 20 else text or None
+        return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text or None
 
     def values(self) -> dict[str, str]:
         """All fields, to show them again."""

@@ -12,7 +12,7 @@ from api.schemas.keys import KeyCreate, KeyRead, KeyUpdate, LimitsRead
 from api.web.forms import Form, FormDep, checked, refused_field
 from api.web.rendering import problem_status, redirect, render
 from api.web.route import page_router
-from api.web.session import AdminPageDep, Visitor
+from api.web.session import AdminPageDep, Visitor, address_of
 from stoker.domain.units import format_count, parse_count, parse_duration
 
 router = page_router()
@@ -62,7 +62,7 @@ async def create_key(request: Request, context: ContextDep, visitor: AdminPageDe
     except ProblemError as problem:
         status = problem_status(problem)
         return render(request, "key_new.html", status=status, values=form.values(), problem=problem, limits=LIMITS)
-    return render(request, "key_made.html", made=made, base_url=f"{request.url.scheme}://{request.url.netloc}/v1")
+    return render(request, "key_made.html", made=made, base_url=f"{address_of(request)}/v1")
 
 
 @router.get("/keys/{key_id}")

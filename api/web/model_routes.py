@@ -72,8 +72,8 @@ def _targets(form: Form) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for text in form.words("targets"):
         deployment, equals, weight = text.partition("=")
-        if equals and not weight.isdecimal():
-            raise refused_field("targets", text, f"{text}: write DEPLOYMENT or DEPLOYMENT=WEIGHT, like llama=9")
+        if equals and not re.fullmatch(r"[0-9]{1,18}", weight):  # more digits than int() reads are an error of its own
+            raise refused_field("targets", text, f"{text[:100]}: write DEPLOYMENT or DEPLOYMENT=WEIGHT, like llama=9")
         found.append({"deployment": deployment, **({"weight": int(weight)} if equals else {})})
     return found
 

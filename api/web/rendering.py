@@ -111,9 +111,13 @@ def _csrf(context: Context) -> Markup:
 
 
 def _live(section: str, topic: str, address: str) -> Markup:
-    """The attributes, id included, of a section that is fetched again from `address` when the topic changes."""
+    """The attributes, id included, of a section whose content is fetched again from `address` when the topic changes.
+
+    The section itself stays: what has changed while it was being fetched waits in it, and is fetched after that.
+    """
     return Markup(
-        'id="{0}" hx-get="{1}" hx-select="#{0}" hx-trigger="live:{2} from:body" hx-swap="outerHTML" hx-sync="this:drop"'
+        'id="{0}" hx-get="{1}" hx-select="#{0} > *" hx-trigger="live:{2} from:body" hx-swap="innerHTML"'
+        ' hx-sync="this:queue last"'
     ).format(section, address, topic)
 
 

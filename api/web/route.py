@@ -14,7 +14,7 @@ from sqlalchemy.exc import TimeoutError as NoFreeConnectionError
 from api.errors import ProblemError, field_errors
 from api.web.headers import HEADERS, NOT_KEPT
 from api.web.rendering import problem_status, render
-from api.web.session import SignInNeededError, sign_in_path
+from api.web.session import SIGNED_OUT, SignInNeededError, sign_in_path
 
 log = structlog.get_logger()
 
@@ -68,6 +68,8 @@ def problem_page(request: Request, problem: ProblemError) -> Response:
 
 def _to_sign_in(request: Request) -> Response:
     path = sign_in_path(request)
+    if "text/event-stream" in request.headers.get("accept", ""):  # whoever listens would make nothing of a page
+        return Response(SIGNED_OUT, media_type="text/event-stream")
     if "hx-request" in request.headers:  # a part of a page: the whole page goes
         return Response(status_code=401, headers={"hx-redirect": "/sign-in"})
     return RedirectResponse(path, status_code=303)

@@ -17,7 +17,7 @@ from api.web.live import Topic
 from api.web.placement_view import WORDS, drain_summary
 from api.web.rendering import problem_status, redirect, render
 from api.web.route import page_router
-from api.web.session import AdminPageDep, local_path
+from api.web.session import AdminPageDep, address_of, local_path
 from api.web.words import INSTANCE_STATE_CLASSES, counted
 from stoker.domain.links import WorkerLink
 from stoker.storage.instances import Instances
@@ -45,9 +45,8 @@ async def make_join_token(request: Request, context: ContextDep, visitor: AdminP
 
 
 def _join_page(request: Request, made: JoinTokenCreated | None = None, problem: ProblemError | None = None) -> Response:
-    server = f"{request.url.scheme}://{request.url.netloc}"
     status = problem_status(problem) if problem else 200
-    return render(request, "join.html", status=status, made=made, problem=problem, server=server)
+    return render(request, "join.html", status=status, made=made, problem=problem, server=address_of(request))
 
 
 @router.get("/workers/{name}")

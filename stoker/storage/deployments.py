@@ -49,6 +49,16 @@ class Deployments:
         query = select(DeploymentRow).where(col(DeploymentRow.name) > after).order_by(DeploymentRow.name).limit(limit)
         return tuple(_status(row) for row in self._session.exec(query))
 
+    def names(self) -> tuple[DeploymentName, ...]:
+        """All names, in the database's own order."""
+        return tuple(self._session.exec(select(DeploymentRow.name)))
+
+    def marks(self) -> tuple[object, ...]:
+        """What is unequal to what it was when any deployment has changed: cheap, also of many."""
+        row = DeploymentRow
+        query = select(row.name, row.generation, row.updated_at).order_by(row.name)
+        return tuple(tuple(one) for one in self._session.exec(query))
+
 
 def _status(row: DeploymentRow) -> DeploymentStatus:
     return DeploymentStatus.model_validate(

@@ -140,6 +140,12 @@ class Instances:
             query = query.where(InstanceRow.deployment == deployment)
         return self._statuses(self._session.exec(query).all())
 
+    def marks(self) -> tuple[object, ...]:
+        """What is unequal to what it was when any instance has changed: cheap, also of many."""
+        row = InstanceRow
+        query = select(row.id, row.state, row.incarnation, row.updated_at).order_by(row.id)
+        return tuple(tuple(one) for one in self._session.exec(query))
+
     def on_worker(self, name: WorkerName) -> tuple[InstanceStatus, ...]:
         """Instances that hold something of that worker, as their main server's or as a peer's, by id."""
         holders = select(ClaimRow.instance_id).where(ClaimRow.worker == name, IS_HELD)

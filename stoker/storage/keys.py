@@ -49,7 +49,7 @@ class Keys:
         )
         self._session.add(row)
         self._session.flush()
-        self._changed()
+        self.changed()
         return _status(row)
 
     def get(self, key_id: str, *, to_change: bool = False) -> KeyStatus | None:
@@ -72,7 +72,7 @@ class Keys:
         )
         found = self._session.execute(changed).first() is not None
         if found:
-            self._changed()
+            self.changed()
         return found
 
     def revoke(self, key_id: str) -> bool:
@@ -83,7 +83,7 @@ class Keys:
         row.revoked_at = row.revoked_at or self._now
         self._session.add(row)
         self._session.flush()
-        self._changed()
+        self.changed()
         return True
 
     def all(self, *, after: str = "", limit: int | None = None) -> tuple[KeyStatus, ...]:
@@ -92,7 +92,7 @@ class Keys:
         return tuple(_status(row) for row in self._session.exec(query))
 
     def version(self) -> int:
-        """A number that is another one after every change of a key."""
+        """A number that is another one after every change of a key, and every end of a session."""
         return self._session.exec(select(KeyChangeRow.version)).first() or 0
 
     def living(self) -> LivingKeys:
@@ -111,7 +111,8 @@ class Keys:
         """Each living key's status and HMAC, by id."""
         return self.living().known
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
+        """Makes `version()` another one, so that who keeps keys and ended sessions in memory reads them again."""
         # The row is locked until the transaction ends, so that versions are seen in their order.
         self._session.execute(update(KeyChangeRow).values(version=col(KeyChangeRow.version) + 1))
 

@@ -229,6 +229,14 @@ class AuthorityRow(SQLModel, table=True):
     created_at: datetime = Field(sa_type=UtcDateTime)
 
 
+class EndedSessionRow(SQLModel, table=True):
+    """A session of the web page that was ended before its time."""
+
+    __tablename__ = "ended_session"
+    digest: str = Field(primary_key=True)  # HMAC of what is random in its cookie
+    expires_at: datetime = Field(sa_type=UtcDateTime)  # when nobody needs to know any more
+
+
 class CertificateRow(SQLModel, table=True):
     """One certificate that the authority gave out, until it has expired."""
 

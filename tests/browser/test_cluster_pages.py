@@ -1,10 +1,11 @@
 """The pages of the cluster in a real browser: the main job of each, pictures of them, and nothing in the console."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, StorageState, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, StorageState, expect
 
 from tests.browser.conftest import MODELS
 from tests.browser.looking import Console, faults_of_access, picture, sign_in
@@ -62,6 +63,59 @@ def test_the_fleet_shows_changes_by_itself(page: Page, system: System, deployed:
     page.get_by_role("button", name="Uncordon box-1").click()
     expect(page.get_by_text("box-1 gets new instances again")).to_be_visible()
     expect(worker).to_contain_text("ready")
+
+
+def test_a_change_while_another_is_fetched_is_not_lost(page: Page, system: System) -> None:
+    held: list[Route] = []
+    page.route("**/live?*", lambda route: route.fulfill(content_type="text/event-stream", body=""))  # we tell it
+    page.goto("/files")
+    page.route(f"{system.url}/files", lambda route: held.append(route))
+    page.evaluate("document.body.dispatchEvent(new CustomEvent('live:files'))")
+    _until(page, lambda: len(held) == 1)
+    page.evaluate("for (const _ of [1, 2]) document.body.dispatchEvent(new CustomEvent('live:files'))")
+    held[0].continue_()
+    _until(page, lambda: len(held) == 2)
+    held[1].continue_()
+    expect(page.get_by_text("No model from a hub")).to_be_visible()
+
+
+def test_what_was_not_swapped_leaves_nothing_for_later(page: Page) -> None:
+    """A section that could not be fetched, whose details somebody closes, stays so when another section comes anew."""
+    page.goto("/files")
+    opened = page.evaluate("""() => {
+        const make = () => document.querySelector("main").appendChild(document.createElement("div"));
+        const tell = (kind, target, shouldSwap) =>
+            target.dispatchEvent(new CustomEvent(kind, {bubbles: true, detail: {target, shouldSwap}}));
+        const [failed, other] = [make(), make()];
+        failed.innerHTML = "<details id='some' open></details>";
+        tell("htmx:beforeSwap", failed, false);
+        failed.firstChild.open = false;
+        tell("htmx:beforeSwap", other, true);
+        tell("htmx:afterSwap", other, true);
+        return failed.firstChild.open;
+    }""")
+    assert opened is False
+
+
+def _until(page: Page, met: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if met():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("it never came")
+
+
+def test_a_session_that_ended_while_nobody_looked(browser: Browser, system: System) -> None:
+    context = browser.new_context(base_url=system.url)
+    page = context.new_page()
+    sign_in(page, system.admin_key)
+    page.route("**/live?*", lambda route: route.abort())  # as where the page was hidden: it does not listen
+    page.reload()
+    expect(page.get_by_text("The server does not answer.")).to_be_visible()
+    context.clear_cookies()
+    page.unroute("**/live?*")
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    context.close()
 
 
 def test_what_if(page: Page, deployed: str, tiny: Path) -> None:
@@ -156,6 +210,16 @@ def test_without_scripts(browser: Browser, system: System, admin_session: Storag
     page.get_by_role("button", name="Uncordon box-1").click()
     expect(page.get_by_text("box-1 gets new instances again")).to_be_visible()
     context.close()
+
+
+def test_the_api_is_described(page: Page, context: BrowserContext, system: System) -> None:
+    context.route(re.compile(f"^(?!{re.escape(system.url)})"), lambda route: route.abort())  # as where there is no net
+    page.goto("/keys")
+    page.get_by_role("link", name="API", exact=True).click()
+    page.get_by_text("POST /api/v1/deployments", exact=True).click()
+    page.get_by_role("link", name="DeploymentCreate").first.click()
+    expect(page.get_by_role("heading", name="DeploymentCreate")).to_be_in_viewport()
+    assert faults_of_access(page) == []
 
 
 def test_the_keyboard_reaches_the_content_at_once(page: Page) -> None:

@@ -16,6 +16,12 @@ from tests.e2e.system import System, running_system
 STARTED_MS = 90_000  # an engine may take so long to start on a busy machine
 SETTLED_MS = 30_000
 
+COUNT_ANNOUNCEMENTS = """
+window.announced = 0;
+for (const one of document.querySelectorAll("main :is([role=status], [aria-live=polite])"))
+  new MutationObserver(() => window.announced++).observe(one, {childList: true, characterData: true, subtree: true});
+"""
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -88,12 +94,14 @@ def test_a_model_is_deployed_talked_to_and_deleted(page: Page, models: Path) -> 
     page.get_by_text("Settings").click()
     page.get_by_label("Tokens at most").fill("24")
     page.get_by_label("What to say to all of them").fill("Tell me something.")
+    page.evaluate(COUNT_ANNOUNCEMENTS)
     page.keyboard.press("Enter")
     talks = page.locator(".talk")
     for number in range(2):
         expect(talks.nth(number).locator(".said.assistant")).to_have_text(re.compile(r"\w"), timeout=SETTLED_MS)
         expect(talks.nth(number).get_by_role("status")).to_contain_text("24 tokens", timeout=SETTLED_MS)
         expect(talks.nth(number).get_by_role("status")).to_contain_text("tokens/s")
+    assert page.evaluate("window.announced") <= 4, "an answer is announced when it is there, not token by token"
     assert faults_of_access(page) == []
     picture(page, "playground")
 
@@ -109,6 +117,11 @@ def test_a_model_is_deployed_talked_to_and_deleted(page: Page, models: Path) -> 
     expect(preview).to_contain_text("Does not fit now", timeout=SETTLED_MS)
     page.get_by_role("button", name="Deploy", exact=True).click()
     expect(one).to_contain_text("What would let it start", timeout=STARTED_MS)
+    apply = page.get_by_role("button", name=re.compile("Apply: ")).first
+    apply.focus()
+    page.evaluate("document.activeElement.dataset.old = ''; document.body.dispatchEvent(new Event('live:deployment'))")
+    expect(apply).not_to_have_attribute("data-old", "")  # it came anew
+    expect(apply).to_be_focused()
     page.get_by_text("Why nowhere, in numbers").click()
     expect(one).to_contain_text("Ways to place it")
     assert faults_of_access(page) == []

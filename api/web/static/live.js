@@ -18,7 +18,13 @@
     source.addEventListener("changed", (event) => {
       document.body.dispatchEvent(new CustomEvent("live:" + event.data));
     });
-    source.addEventListener("signed-out", () => window.location.assign("/sign-in"));
+    source.addEventListener("stale", () => say("The server cannot read what has changed. What you see may be old."));
+    source.addEventListener("fresh", () => say(""));
+    source.addEventListener("signed-out", () => {
+      close();
+      const here = window.location.pathname + window.location.search;
+      window.location.assign("/sign-in?next=" + encodeURIComponent(here));
+    });
     source.addEventListener("error", () => {
       say("The server does not answer. What you see may be old; it is tried again.");
       if (source.readyState === EventSource.CLOSED) {
@@ -44,6 +50,7 @@
 
   // What somebody has opened stays open when its section comes anew.
   document.body.addEventListener("htmx:beforeSwap", (event) => {
+    if (!event.detail.shouldSwap) return; // no afterSwap follows that would take the listener away
     const opened = [...event.detail.target.querySelectorAll("details[id][open]")].map((one) => one.id);
     const closed = [...event.detail.target.querySelectorAll("details[id]:not([open])")].map((one) => one.id);
     document.body.addEventListener(

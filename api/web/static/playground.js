@@ -11,7 +11,7 @@
   const send = document.getElementById("send");
   const stop = document.getElementById("stop");
   const headers = { ...JSON.parse(document.body.getAttribute("hx-headers")), "content-type": "application/json" };
-  const open = []; // the talks: {element, select, messages, speed, history, running}
+  const open = []; // the talks: {element, select, messages, speed, told, history, running}
 
   root.hidden = false;
   addTalk(root.dataset.first || names()[0] || "");
@@ -25,7 +25,7 @@
     for (const talk of open) {
       talk.history = [];
       talk.messages.replaceChildren();
-      talk.speed.textContent = "";
+      talk.speed.textContent = talk.told.textContent = "";
     }
     prompt.focus();
   });
@@ -56,6 +56,7 @@
       select: element.querySelector("select"),
       messages: element.querySelector(".messages"),
       speed: element.querySelector(".speed"),
+      told: element.querySelector(".told"), // to who cannot see: once an answer, not at each of its tokens
       history: [],
       running: null,
     };
@@ -118,6 +119,10 @@
     show();
     say(talk, "user", text);
     talk.history.push({ role: "user", content: text });
+    const model = talk.select.value;
+    let ended = "";
+    talk.told.textContent = "";
+    talk.messages.setAttribute("aria-busy", "true");
     const answer = { text: "", thought: "", tokens: 0, usage: null, began: performance.now(), first: 0 };
     talk.speed.textContent = "waiting for the first token";
     try {
@@ -126,11 +131,14 @@
       for await (const chunk of events(response)) take(talk, answer, chunk);
     } catch (error) {
       if (error.name !== "AbortError") say(talk, "error", error.message);
+      ended = error.name === "AbortError" ? "stopped" : error.message;
     }
     talk.running = null;
     if (answer.text) talk.history.push({ role: "assistant", content: answer.text });
     else talk.history.pop(); // a question without an answer is not part of what comes next
     talk.speed.textContent = speed(answer);
+    talk.messages.removeAttribute("aria-busy");
+    talk.told.textContent = `${model}: ${ended || "answered, " + speed(answer)}`;
     show();
   }
 

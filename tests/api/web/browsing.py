@@ -20,7 +20,7 @@ class Browser:
     @property
     def session(self) -> str | None:
         """The cookie of whoever is signed in."""
-        return self.client.cookies.get(COOKIE)
+        return next((value for name, value in self.client.cookies.items() if name.startswith(COOKIE)), None)
 
     async def get(self, path: str, **headers: str) -> httpx.Response:
         """A page, after redirects."""

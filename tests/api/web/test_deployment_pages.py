@@ -41,6 +41,19 @@ async def scene(lone_api: Api) -> None:
     deploy(lone_api, make_spec(name="none", replicas=0))
 
 
+@pytest.mark.usefixtures("scene")
+@pytest.mark.parametrize("path", ["/deployments", "/deployments/spread", "/deployments/big", "/", "/workers/attic"])
+async def test_the_keyboard_reaches_what_scrolls_and_finds_it_again(browser: Browser, path: str) -> None:
+    page = (await browser.get(path)).text
+    boxes = re.findall(r'<div class="[^"]*scroll[^>]*>', page)
+    assert boxes
+    for box in boxes:
+        assert re.search(r'id="[^"]+" tabindex="0" role="region" aria-label="[^"]+"', box), box
+    assert 'type="submit">Apply' not in page
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids)), sorted(ids)
+
+
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 

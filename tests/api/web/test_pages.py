@@ -28,7 +28,8 @@ async def fleet(lone_api: Api, database: Database) -> None:
 
 
 async def test_every_answer_has_the_pages_headers(browser: Browser, strangers_browser: Browser) -> None:
-    for page in (await browser.get("/"), await strangers_browser.get("/sign-in"), await browser.get("/workers/nobody")):
+    strangers = [await strangers_browser.get(path) for path in ("/sign-in", "/docs")]
+    for page in (await browser.get("/"), *strangers, await browser.get("/workers/nobody"), await browser.get("/docs")):
         policy = page.headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
         assert "unsafe" not in policy
@@ -36,6 +37,8 @@ async def test_every_answer_has_the_pages_headers(browser: Browser, strangers_br
         assert page.headers["cache-control"] == "no-store"
         assert " style=" not in page.text
         assert not re.search(r"<script(?! src=)", page.text)
+        loaded = re.findall(r"<(?:script|link|img)[^>]* (?:src|href)=\"([^\"]*)\"", page.text)
+        assert all(address.startswith("/static/") for address in loaded), "nothing of another host"
 
 
 async def test_scripts_and_styles_are_kept_for_good(strangers_browser: Browser) -> None:
@@ -203,3 +206,32 @@ async def test_files_are_listed(browser: Browser) -> None:
     assert "No model from a hub" in (await browser.get("/files")).text
     asked = await browser.get("/files/attic/hf:org/repo@abc/file.gguf/evict")
     assert "Take this model off attic" in asked.text
+
+
+async def test_the_api_is_described_to_people(lone_api: Api, strangers_browser: Browser) -> None:
+    page = (await strangers_browser.get("/docs")).text
+    document = (await lone_api.anyone.get("/openapi.json")).json()
+    for path, methods in document["paths"].items():
+        for method in methods:
+            assert f"<code>{method.upper()} {path}</code>" in page
+    named = set(re.findall(r'href="#(shape-[^"]+)"', page))
+    assert named
+    assert named <= set(re.findall(r'id="([^"]+)"', page))
+    assert "Sign out" not in page
+
+
+async def test_behind_a_proxy_with_https_addresses_say_so(browser: Browser, strangers_browser: Browser) -> None:
+    proxied = {"origin": "https://stoker.example", "host": "stoker.example", "csrf": await browser.token()}
+    proxied["cookie"] = f"__Host-stoker_session={browser.session}"
+    joined = await strangers_browser.post("/join", {"ttl_seconds": "600"}, **proxied)
+    assert "stoker worker --server https://stoker.example --address" in joined.text
+    made = await strangers_browser.post("/keys/new", {"name": "proxied", "role": "user"}, **proxied)
+    assert "<code>https://stoker.example/v1</code>" in made.text
+
+
+@pytest.mark.parametrize("number", ["--5", "-", "5-", "\N{ARABIC-INDIC DIGIT FIVE}", "\N{SUPERSCRIPT TWO}", "9" * 5000])
+async def test_what_is_no_number_is_refused_in_its_field(browser: Browser, number: str) -> None:
+    joined = await browser.post("/join", {"ttl_seconds": number})
+    assert (joined.status_code, 'id="ttl_seconds-error"' in joined.text) == (422, True)
+    route = await browser.post("/routes", {"name": "gpt-4o", "targets": f"llama={number}"})
+    assert (route.status_code, 'id="targets-error"' in route.text) == (422, True)

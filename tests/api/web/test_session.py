@@ -1,14 +1,19 @@
 """Signing in: who is let in, for how long, and what other sites cannot do in somebody's name."""
 
+from dataclasses import replace
 from datetime import timedelta
 from urllib.parse import quote
 
+import httpx
 import pytest
+from structlog.testing import capture_logs
 
+from api.keyring import KeyRing
 from api.web.session import LASTS, local_path, new_session, visitor_of
 from stoker.domain.keys import Role
+from stoker.storage.engine import Database
 from stoker.storage.keys import Keys
-from tests.api.serving import SECRET, Api
+from tests.api.serving import SECRET, Api, away
 from tests.api.web.browsing import FORM, Browser, new_browser
 
 pytestmark = pytest.mark.anyio
@@ -53,6 +58,24 @@ async def test_only_paths_of_ours_are_led_to(asked: str | None, path: str | None
     assert local_path(asked) == path
 
 
+async def test_sign_ins_are_in_the_log_without_the_key(lone_api: Api, strangers_browser: Browser) -> None:
+    key_id, key = lone_api.key(Role.ADMIN, "the boss")
+    await lone_api.context.keyring.refresh()
+    with capture_logs() as logs:
+        await strangers_browser.sign_in("sk-stoker-of-nobody")
+        await strangers_browser.sign_in(key)
+        await strangers_browser.post("/sign-out")
+    told = [(line["event"], line.get("key_name"), line["client"]) for line in logs if "client" in line]
+    assert told == [
+        ("sign_in_refused", None, "127.0.0.1"),
+        ("signed_in", "the boss", "127.0.0.1"),
+        ("signed_out", "the boss", "127.0.0.1"),
+    ]
+    assert key_id in str(logs)
+    assert key not in str(logs)
+    assert "of-nobody" not in str(logs)
+
+
 @pytest.mark.parametrize("key", ["", "nonsense", "sk-stoker-0123456789ab-" + "x" * 43])
 async def test_a_wrong_key_is_told_so(strangers_browser: Browser, key: str) -> None:
     page = await strangers_browser.sign_in(key)
@@ -73,6 +96,14 @@ async def test_the_cookie_is_for_our_server_and_pages_only(lone_api: Api) -> Non
     # A proxy in front of us that ends https: the browser's own Origin tells.
     behind = await browser.post("/sign-in", {"key": key}, origin="https://stoker.example", host="stoker.example")
     assert "Secure" in behind.headers["set-cookie"]
+    assert behind.headers["set-cookie"].startswith("__Host-stoker_session=")
+    assert "Path=/" in behind.headers["set-cookie"]
+    assert "Domain" not in behind.headers["set-cookie"]
+    cookie = behind.headers["set-cookie"].partition(";")[0]
+    await browser.client.aclose()
+    browser = new_browser(lone_api)
+    page = await browser.get("/usage", host="stoker.example", cookie=cookie)
+    assert page.url.path == "/usage"
     await browser.client.aclose()
 
 
@@ -109,11 +140,35 @@ async def test_a_session_holds_for_its_time_and_as_it_was_signed(lone_api: Api) 
         assert visitor_of(context, forged) is None, forged
 
 
-async def test_signing_out_forgets(browser: Browser) -> None:
+async def test_signing_out_ends_every_copy_of_the_session(lone_api: Api, browser: Browser, database: Database) -> None:
+    token = browser.session
+    assert token is not None
     page = await browser.post("/sign-out")
     assert page.url.path == "/sign-in"
     assert "signed out" in page.text
     assert browser.session is None
+    assert visitor_of(lone_api.context, token) is None, "in this process at once"
+    elsewhere = replace(lone_api.context, keyring=KeyRing(database, SECRET, lone_api.context.clock))
+    await elsewhere.keyring.refresh()
+    assert visitor_of(elsewhere, token) is None, "and in others"
+
+
+async def test_signing_out_while_the_database_is_away(lone_api: Api, browser: Browser, database: Database) -> None:
+    token, csrf = browser.session, await browser.token()
+    with away(database):
+        page = await browser.post("/sign-out", csrf=csrf)
+    assert "the database does not answer" in page.text
+    assert browser.session is None
+    assert visitor_of(lone_api.context, token) is None
+
+
+async def test_another_stoker_on_this_host_has_a_cookie_of_its_own(lone_api: Api) -> None:
+    _, key = lone_api.key(Role.USER)
+    await lone_api.context.keyring.refresh()
+    browser = new_browser(lone_api)
+    await browser.sign_in(key)
+    assert list(browser.client.cookies) == [f"stoker_session_{httpx.URL(lone_api.url).port}"]
+    await browser.client.aclose()
 
 
 @pytest.mark.parametrize(
