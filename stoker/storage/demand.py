@@ -59,7 +59,7 @@ class DemandWatch:
     ) -> None:
         self._database, self._clock, self._monotonic = database, clock, monotonic
         self._deployments = known_deployments()
-        self._hearings: Hearings = {}
+        self._hearings: Hearings | None = None  # None: it has not looked yet
         self._outlooks: Mapping[DeploymentName, Outlook] = {}
         self._looked_at: float | None = None
         self._now = 0.0  # seconds that were watched
@@ -68,7 +68,7 @@ class DemandWatch:
         """Reads what is asked and what is wanted; those that should be wanted otherwise."""
         with self._database.read() as session:
             scaled = [one for one in self._deployments.read(session) if is_autoscaled(one.spec) and not one.deleting]
-            told = [Told(*row) for row in session.execute(_TOLD)] if scaled else []
+            told = [Told(*row) for row in session.execute(_TOLD)]  # always: what is new is known by what was there
             starting = _starting(session) if scaled else []
         now = self._monotonic()
         if self._looked_at is not None:
