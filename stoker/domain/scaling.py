@@ -104,6 +104,8 @@ class Rescale(Value):
 def reason(count: int, wanted: int, demand: Demand, spec: DeploymentSpec) -> str:
     """Why `wanted` and not `count`, for people."""
     least, most = replica_bounds(spec)
+    if wanted == count:
+        return f"requests in work and waiting: {demand.busy}; not one of its replicas is there"
     if not least <= count <= most:
         return f"{least} to {most} replicas are allowed"
     if wanted > count:

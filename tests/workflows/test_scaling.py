@@ -3,11 +3,13 @@
 import pytest
 
 from api.deployment_wakes import DeploymentWakes
+from entrypoints.clock import utc_now
 from stoker.domain.deployments import DeploymentSpec, InstanceState
 from stoker.domain.models import ModelSource
 from stoker.domain.naming import deployment_workflow_id
 from stoker.domain.scaling import Rescale
-from stoker.domain.statuses import DeploymentStatus
+from stoker.domain.statuses import DeploymentProjection, DeploymentStatus
+from stoker.storage.projections import RowProjections
 from stoker.temporal import TemporalDeploymentCalls
 from tests.builders import make_spec
 from tests.cluster import Cluster, eventually
@@ -71,6 +73,25 @@ async def test_demand_puts_to_sleep_and_wakes(cluster: Cluster, tiny_model: Mode
     await cluster.delete("tiny")
     await cluster.gone("tiny")
     await scale(cluster, 1, seen=0)  # one that is gone is fine
+
+
+async def test_a_row_that_shows_another_count_is_written_anew(cluster: Cluster, tiny_model: ModelSource) -> None:
+    """A late attempt of an earlier projection wrote it."""
+    await cluster.add_host(cpu_host("w1"))
+    await cluster.apply(scaled_spec(tiny_model))
+    await scale(cluster, 0, seen=1)
+    row = await shown(cluster, 0)
+    late = DeploymentProjection.model_validate(row.model_dump() | {"scaled": 1})
+    RowProjections(cluster.database, utc_now).put_deployment(late)
+    await shown(cluster, 1)
+    await scale(cluster, 0, seen=1)
+    await shown(cluster, 0)
+    RowProjections(cluster.database, utc_now).put_deployment(late)
+    await scale(cluster, 1, seen=1)
+    await cluster.instances_in("tiny", [RUNNING])
+    await shown(cluster, 1)
+    await cluster.delete("tiny")
+    await cluster.gone("tiny")
 
 
 async def test_a_change_of_the_replicas_says_how_many_there_are_now(cluster: Cluster, tiny_model: ModelSource) -> None:

@@ -225,6 +225,7 @@ def test_a_silent_process_has_nothing_in_work() -> None:
         (3, 2, NONE, "2 would have sufficed for 10 s"),
         (1, 0, NONE, "nothing was asked for 10 s"),
         (7, 4, NONE, "0 to 4 replicas are allowed"),
+        (1, 1, Demand(busy=3), "requests in work and waiting: 3; not one of its replicas is there"),
     ],
 )
 def test_the_reason_is_said(count: int, wanted: int, demand: Demand, why: str) -> None:
