@@ -71,7 +71,7 @@ def create_app(context: ApiContext) -> ASGIApp:
         gate=context.gate or OPEN_GATE,
         processes=context.processes,
         limits=ProxyLimits(wake_time=context.wake_timeout),
-        wakes=DeploymentWakes(context.temporal),
+        wakes=DeploymentWakes(context.temporal, context.database, context.clock),
     )
     management = audited(limited(head_as_get(_management(context, pool, openai))), context.audit.record, context.clock)
     if spans is None:

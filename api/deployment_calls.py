@@ -4,7 +4,8 @@ import asyncio
 import time
 import uuid
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 from temporalio.client import (
     Client,
@@ -25,16 +26,28 @@ from api.audit import note
 from api.errors import of_temporal
 from api.schemas.deployments import DeploymentCreate
 from stoker.domain.deployments import DeploymentSpec, InstanceState
-from stoker.domain.naming import CONTROL_QUEUE, SEARCH_ATTRIBUTES, deployment_workflow_id
+from stoker.domain.naming import CONTROL_QUEUE, SCALE_SIGNAL, SEARCH_ATTRIBUTES, deployment_workflow_id
 from stoker.domain.rollout import Replica, ReplicaPhase
 from stoker.domain.statuses import DeploymentStatus, InstanceStatus
+from stoker.storage.deployments import Deployments
+from stoker.storage.engine import Database
+from stoker.storage.instances import Instances
 from workflows.deployment import Deployment
-from workflows.types import ApplyInput, ApplyResult, DeleteInput, DeploymentInput, DeploymentState, Wanted
+from workflows.types import (
+    ApplyInput,
+    ApplyResult,
+    DeleteInput,
+    DeploymentInput,
+    DeploymentState,
+    ScaleRequest,
+    WakeRequest,
+    Wanted,
+)
 
 ANSWER_WITHIN = timedelta(seconds=90)
 """Longer than reading a header may take; after it, the caller is told that the control plane does not answer."""
 
-
+_SIGNAL_WITHIN = timedelta(seconds=5)
 _AGAIN_SECONDS = 0.2
 _FAILURES = (WorkflowUpdateFailedError, WorkflowUpdateRPCTimeoutOrCancelledError, RPCError, RuntimeError, TimeoutError)
 
@@ -133,16 +146,47 @@ _PHASES = {
 }
 
 
-def _start(name: str, state: DeploymentState | None) -> "WithStartWorkflowOperation[Deployment, None]":
-    return WithStartWorkflowOperation(
+def recalled(database: Database, now: datetime, name: str) -> DeploymentState | None:
+    """`remembered`, read from the rows. Blocks. Raises SQLAlchemyError."""
+    with database.read() as session:
+        instances = Instances(session, now).all(deployment=name)
+        return remembered(Deployments(session, now).get(name), instances)
+
+
+async def start_with_signal(
+    client: Client, name: str, remembered: DeploymentState, request: WakeRequest | ScaleRequest
+) -> None:
+    """Has the deployment's workflow, which was terminated, go on from there, told that. Raises RPCError, RuntimeError.
+
+    To be called with what the rows said after a signal had found no workflow: one that ends by itself removes its row
+    first, and nothing that was deleted comes back.
+    """
+    await client.start_workflow(
         Deployment.run,
-        DeploymentInput(name=name, state=state or DeploymentState(), recovered=state is not None),
-        id=deployment_workflow_id(name),
-        task_queue=CONTROL_QUEUE,
-        id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
-        id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-        static_summary=f"deployment {name}",
-        search_attributes=TypedSearchAttributes(
+        _input(name, remembered),
+        start_signal="wake" if isinstance(request, WakeRequest) else SCALE_SIGNAL,
+        start_signal_args=[request],
+        rpc_timeout=_SIGNAL_WITHIN,
+        **_options(name),
+    )
+
+
+def _start(name: str, state: DeploymentState | None) -> "WithStartWorkflowOperation[Deployment, None]":
+    return WithStartWorkflowOperation(Deployment.run, _input(name, state), **_options(name))
+
+
+def _input(name: str, state: DeploymentState | None) -> DeploymentInput:
+    return DeploymentInput(name=name, state=state or DeploymentState(), recovered=state is not None)
+
+
+def _options(name: str) -> dict[str, Any]:
+    return {
+        "id": deployment_workflow_id(name),
+        "task_queue": CONTROL_QUEUE,
+        "id_conflict_policy": WorkflowIDConflictPolicy.USE_EXISTING,
+        "id_reuse_policy": WorkflowIDReusePolicy.ALLOW_DUPLICATE,
+        "static_summary": f"deployment {name}",
+        "search_attributes": TypedSearchAttributes(
             [SearchAttributePair(SearchAttributeKey.for_keyword(SEARCH_ATTRIBUTES[0]), name)]
         ),
-    )
+    }

@@ -25,6 +25,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from stoker.domain.base import DEPLOYMENT_NAME_HINT, DEPLOYMENT_NAME_PATTERN, DNS_LABEL_HINT, DNS_LABEL_PATTERN
 from stoker.domain.deployments import COMPUTE_CAPABILITY_HINT, COMPUTE_CAPABILITY_PATTERN
 from stoker.domain.model_routes import ROUTE_NAME_HINT, ROUTE_NAME_PATTERN
+from stoker.secret_shapes import redacted
 
 log = structlog.get_logger()
 
@@ -255,5 +256,5 @@ async def _on_database(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_bug(request: Request, error: Exception) -> JSONResponse:
-    log.error("unhandled_error", path=request.url.path, exc_info=error)
+    log.error("unhandled_error", path=redacted(request.url.path), exc_info=error)
     return problem_response("internal_error", "an unexpected error; the server's log has the details")

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.openai.metering import Metrics, Recorder
 from stoker.domain.usage import GONE, UsageRecord
+from stoker.secret_shapes import redacted
 from stoker.tracing import TRACE_CONTEXT
 
 PREFIX = "/api/v1"
@@ -88,7 +89,7 @@ class RequestSpans:
             for name, value in scope["headers"]
             if name in (b"traceparent", b"tracestate")
         }
-        attributes = {"http.request.method": scope["method"], "url.path": scope["path"]}
+        attributes = {"http.request.method": scope["method"], "url.path": redacted(scope["path"])}
         return self._tracer.start_as_current_span(
             scope["method"], context=TRACE_CONTEXT.extract(carrier), kind=SpanKind.SERVER, attributes=attributes
         )

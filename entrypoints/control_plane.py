@@ -26,6 +26,7 @@ from entrypoints.clock import utc_now
 from entrypoints.concurrency import first_of
 from entrypoints.data_folder import header_cache
 from entrypoints.placement_metrics import CountedLedger, control_registry, metrics_page
+from entrypoints.rescaling import RescaleCalls
 from entrypoints.scaling import keep_scaling
 from entrypoints.tracing import close, interceptors, tracing_of
 from entrypoints.waking import keep_waking
@@ -41,7 +42,6 @@ from stoker.storage.links import RowLinks
 from stoker.storage.occupancy import RowOccupancy
 from stoker.storage.projections import RowProjections
 from stoker.temporal import (
-    TemporalDeploymentCalls,
     TemporalInstanceCalls,
     connect,
     quiet_runtime,
@@ -92,7 +92,7 @@ async def _run(settings: Settings, registry: CollectorRegistry) -> None:
         log.info("control_plane_ready", queue=CONTROL_QUEUE)
         calls = TemporalInstanceCalls(client)
         absence = AbsenceWatch(database, settings.worker_grace)
-        scaling = keep_scaling(DemandWatch(database, utc_now), TemporalDeploymentCalls(client))
+        scaling = keep_scaling(DemandWatch(database, utc_now), RescaleCalls(client, database))
         await first_of(stop.wait(), keep_waking(ledger, calls), keep_watch(absence, calls), scaling)
     database.close()
     await close(tracing)

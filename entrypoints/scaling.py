@@ -39,8 +39,8 @@ class Watch(Protocol):
 class Scales(Protocol):
     """Satisfied by whoever reaches the deployments' workflows."""
 
-    async def scale(self, rescale: Rescale) -> None:
-        """Signals it. A deployment that is gone is fine."""
+    async def scale(self, rescale: Rescale) -> bool:
+        """Signals it; False where the deployment is gone."""
         ...
 
 
@@ -68,14 +68,15 @@ async def scale_once(watch: Watch, calls: Scales) -> None:
 
     async def tell(rescale: Rescale) -> None:
         async with turn:
-            await calls.scale(rescale)
-        log.info(
-            "deployment_scaled",
-            deployment=rescale.deployment,
-            replicas=rescale.replicas,
-            before=rescale.seen,
-            reason=rescale.reason,
-        )
+            told = await calls.scale(rescale)
+        if told:
+            log.info(
+                "deployment_scaled",
+                deployment=rescale.deployment,
+                replicas=rescale.replicas,
+                before=rescale.seen,
+                reason=rescale.reason,
+            )
 
     results = await asyncio.gather(*(tell(rescale) for rescale in found), return_exceptions=True)
     if failed := [result for result in results if isinstance(result, BaseException)]:

@@ -16,10 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from stoker.domain.base import InstanceId
 from stoker.private_files import make_private
-
-KEY_PREFIX = "sk-stoker-"
-JOIN_TOKEN_PREFIX = "st-join-"  # noqa: S105
-WORKER_CREDENTIAL_PREFIX = "st-worker-"
+from stoker.secret_shapes import JOIN_TOKEN_PREFIX, KEY_PREFIX, WORKER_CREDENTIAL_PREFIX
 
 _ONE_TIME_TOKEN = re.compile(rf"{JOIN_TOKEN_PREFIX}([0-9a-f]{{64}})\.([0-9a-f]{{12}})\.[A-Za-z0-9_-]{{43}}")
 _NONCE_BYTES = 12  # of AES-GCM

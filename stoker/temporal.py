@@ -178,8 +178,8 @@ class TemporalDeploymentCalls:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def scale(self, rescale: Rescale) -> None:
-        """Signals how many replicas it should have. One that is gone is fine; any other error is raised."""
+    async def scale(self, rescale: Rescale) -> bool:
+        """Signals how many replicas it should have; False where no workflow runs. Any other error is raised."""
         handle = self._client.get_workflow_handle(deployment_workflow_id(rescale.deployment))
         content = {"replicas": rescale.replicas, "seen": rescale.seen, "reason": rescale.reason}  # a ScaleRequest
         try:
@@ -187,3 +187,5 @@ class TemporalDeploymentCalls:
         except RPCError as error:
             if error.status is not RPCStatusCode.NOT_FOUND:
                 raise
+            return False
+        return True

@@ -24,7 +24,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.instance import Instance
     from workflows.model_inspection import check_estimate, inspect_model
     from workflows.replicas import replaced, to_keep, to_replace, with_news, with_phase, without
-    from workflows.scaled_count import scaled_under, to_scale, to_wake
+    from workflows.scaled_count import is_row_behind, scaled_under, to_scale, to_wake
     from workflows.trials import after_change, failure_of, known_model, rolled_back, timed, trial_ends
     from workflows.types import (
         ApplyInput,
@@ -48,6 +48,8 @@ _TOGETHER = 20
 some ten thousand bytes, and the answer to Temporal has room for 4 MiB."""
 
 _DELETED = StopRequest(reason="its deployment was deleted", patience=options.DRAIN_TIMEOUT_SECONDS)
+
+_NOT_SHOWN = -1  # no count at all: whatever is wanted is to be shown
 
 _SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels: no words by accident
 
@@ -135,7 +137,9 @@ class Deployment:
 
     @workflow.signal
     def scale(self, request: ScaleRequest) -> None:
-        """Demand asks for more replicas, or for fewer."""
+        """Demand asks for more replicas, or for fewer. A row that shows another count than there is is written anew."""
+        if is_row_behind(self._state, request) and workflow.patched("show-scaled-again"):
+            self._scaled_shown = _NOT_SHOWN
         self._state, self._dirty = to_scale(self._state, request), True
 
     @workflow.signal

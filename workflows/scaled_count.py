@@ -19,6 +19,13 @@ def to_scale(state: DeploymentState, request: ScaleRequest) -> DeploymentState:
     return _scaled(state, state.wanted.spec, request.replicas)
 
 
+def is_row_behind(state: DeploymentState, request: ScaleRequest) -> bool:
+    """Whether whoever decided this read another count than there is: a late attempt may have written the row."""
+    if state.wanted is None or not is_autoscaled(state.wanted.spec):
+        return False
+    return request.seen != wanted_replicas(state.wanted.spec, state.scaled)
+
+
 def to_wake(state: DeploymentState) -> DeploymentState:
     """Somebody asks the model: it has one replica at least."""
     if state.wanted is None or not is_autoscaled(state.wanted.spec):

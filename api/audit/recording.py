@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.audit.note import Note, current_note
 from stoker.domain.audit import UNANSWERED, AuditEntry
+from stoker.secret_shapes import redacted
 
 PREFIX = "/api/v1/"
 
@@ -84,5 +85,6 @@ def _object_of(scope: Scope) -> str:
 
 
 def _plain(text: str) -> str:
-    """It may be anything that fits into a URL: no column takes a zero byte, and no terminal wants what steers it."""
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)[:_LONGEST_TEXT]
+    """It may be anything that fits into a URL: no column takes a zero byte, no terminal wants what steers it, and
+    nobody who reads it may find a key."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", redacted(text))[:_LONGEST_TEXT]

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.background_writer import NEVER_TAKEN, BackgroundWriter, Chore
-from stoker.domain.audit import AuditEntry
+from stoker.domain.audit import UNANSWERED, AuditEntry
 from stoker.storage.audit import forget_entries, write_entries
 from stoker.storage.engine import Database
 
@@ -96,7 +96,8 @@ class AuditTrail(Collector):
         yield lost
 
     def _is_one_too_many(self, entry: AuditEntry) -> bool:
-        if not entry.refused or (entry.key_id and entry.status not in (401, 403)):
+        refused = entry.refused or entry.status == UNANSWERED  # who goes before the answer was not let in either
+        if not refused or (entry.key_id and entry.status not in (401, 403)):
             return False
         minute = entry.at.replace(second=0, microsecond=0)
         if minute != self._minute:

@@ -5,6 +5,7 @@
    a. could not be reached, or is still loading: every other engine, one after the other;
    b. broke off, or sent no valid answer: one other, for the request itself may be what breaks engines;
    c. answered 500: one other, and only if that one succeeds was it the engine's fault, not the request's.
+   Where none could be reached because the model has fallen asleep, the request waits until it is awake.
 3. An engine that was at fault is out at once, and tried again after a pause.
 4. The client going ends the engine's work at that moment; so does the deadline.
 """
@@ -30,6 +31,14 @@ _log = structlog.get_logger()
 
 _MAX_REACHED = 2  # engines that may have begun to work on one request
 _MAX_ERROR_BYTES = 65_536
+
+
+class FellAsleepError(Exception):
+    """Its model fell asleep on the way of a request that no engine has seen: it may be held as any other."""
+
+    def __init__(self, route: ModelRoute) -> None:
+        super().__init__(f"{route.name} fell asleep")
+        self.route = route
 
 
 class _FailedError(Exception):
@@ -61,7 +70,11 @@ class Failover:
         self._held_answer_size = held_answer_size
 
     async def serve(self, job: Job, route: ModelRoute) -> None:
-        """Answers with one of the engines of `route`. Raises ClientGoneError, and APIError before the answer began."""
+        """Answers with one of the engines of `route`.
+
+        Raises ClientGoneError, and before the answer began APIError and, where no engine is there any more,
+        FellAsleepError.
+        """
         excluded: set[Address] = set()
         doubted: Replica | None = None
         error: APIError | None = None
@@ -73,6 +86,8 @@ class Failover:
                 replica = self._balancer.acquire(route.replicas, excluded, prefix=prefix, prompt_bytes=size)
             if replica is None:
                 if refreshed or reached or not route.replicas:
+                    if route.is_awaited and not reached:
+                        raise FellAsleepError(route)
                     raise error if error is not None and route.replicas else unavailable(route)
                 refreshed = True  # none could be reached: they may have moved
                 route = (await self._directory.refreshed()).models.get(route.name) or route

@@ -25,7 +25,7 @@ from api.openai.directory import Directory
 from api.openai.endpoints import Endpoint
 from api.openai.errors import APIError, model_not_allowed, model_not_found
 from api.openai.exchange import Timeouts
-from api.openai.failover import Failover
+from api.openai.failover import Failover, FellAsleepError
 from api.openai.metering import Meter, Metrics, Usage
 from api.openai.names import Step, next_step, steps_of, target_gone, told
 from api.openai.queueing import Queues
@@ -196,8 +196,12 @@ class Proxy:
         self.queues.enter(route)
         try:
             await self._failover.serve(job, route)
+            return
+        except FellAsleepError as error:
+            route = error.route
         finally:
             self.queues.leave(route.name)
+        await self._serve_asleep(job, route, others)
 
     async def _serve_asleep(self, job: Job, route: ModelRoute, others: list[Step]) -> None:
         """There is no replica: waits for one where demand starts one, else says why."""
@@ -214,6 +218,8 @@ class Proxy:
             route = await self._waking.awake(route, job.watch, job.deadline)
             self.queues.changed(route)
             await self._failover.serve(job, route)
+        except FellAsleepError as error:  # once more would be once too often: its replicas do not stay
+            raise unavailable(error.route) from error
         finally:
             self.queues.leave(route.name)
 

@@ -28,6 +28,7 @@ from api.openai.queueing import Asked
 from api.openai.router import RouteSource, RouteTable
 from api.openai.upstream import Pool
 from api.openai.waking import NOBODY_WAKES, Wakes
+from stoker.secret_shapes import redacted
 
 _log = structlog.get_logger()
 
@@ -85,7 +86,7 @@ class OpenAIApp:
             self._metrics.refused(error.status)
             await call.refuse(error, anthropic=_is_anthropic(call))
         except Exception:  # the last guard: whatever is wrong with us, clients get the shape they can read
-            _log.exception("request_crashed", request_id=call.request_id.decode(), path=call.path)
+            _log.exception("request_crashed", request_id=call.request_id.decode(), path=redacted(call.path))
             if call.begun:
                 raise
             self._metrics.refused(500)

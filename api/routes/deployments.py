@@ -192,11 +192,7 @@ async def apply_spec(
 
 async def _remembered(context: ContextDep, name: str) -> DeploymentState | None:
     """Where the deployment's workflow would go on, should it have to be started anew."""
-    return await context.read(
-        lambda session, now: deployment_calls.remembered(
-            Deployments(session, now).get(name), Instances(session, now).all(deployment=name)
-        )
-    )
+    return await context.in_thread(lambda: deployment_calls.recalled(context.database, context.clock(), name))
 
 
 def _update_id(idempotency_key: str | None, spec: DeploymentSpec) -> str | None:

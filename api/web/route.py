@@ -15,6 +15,7 @@ from api.errors import ProblemError, field_errors
 from api.web.headers import HEADERS, NOT_KEPT
 from api.web.rendering import problem_status, render
 from api.web.session import SIGNED_OUT, SignInNeededError, sign_in_path
+from stoker.secret_shapes import redacted
 
 log = structlog.get_logger()
 
@@ -46,7 +47,7 @@ class PageRoute(APIRoute):
             except HTTPException:
                 raise
             except Exception as error:  # the last guard: whatever is wrong with us, people get a page
-                log.error("unhandled_error", path=request.url.path, exc_info=error)
+                log.error("unhandled_error", path=redacted(request.url.path), exc_info=error)
                 bug = ProblemError("internal_error", "an unexpected error; the server's log has the details")
                 response = problem_page(request, bug)
             for name, value in {**NOT_KEPT, **HEADERS}.items():

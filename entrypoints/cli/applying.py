@@ -208,7 +208,7 @@ async def _wait(client: StokerClient, wanted: ClusterFile, timeout: float) -> No
     gone = [name for name in named if name not in there]
     if gone:
         raise CliError(*(f"{name} was deleted meanwhile" for name in gone), code=ExitCode.NOT_FOUND)
-    goals = {name: Goal(generation=there[name].generation, replicas=there[name].wanted) for name in named}
+    goals = {name: Goal(generation=there[name].generation) for name in named}
     with display() as shown:
         await wait_until_all_running(client, goals, timeout=timeout, display=shown)
     typer.echo(f"all {len(goals)} run")

@@ -12,8 +12,10 @@ import httpx
 from pydantic import BaseModel
 
 from entrypoints.cli.access import Access, find_access
+from entrypoints.cli.errors import CliError, ExitCode
 from entrypoints.cli.event_stream import ServerEvent, lines, server_events
 from entrypoints.cli.refusals import NoAnswerError, RefusedError, no_answer, refusal
+from stoker.secret_shapes import key_id_within, redacted
 from stoker.version import VERSION
 
 M = TypeVar("M", bound=BaseModel)
@@ -44,7 +46,19 @@ class Change(NamedTuple):
 
 
 def path(*parts: str) -> str:
-    """A route of the management API; names cannot lead out of it."""
+    """A route of the management API; names cannot lead out of it.
+
+    Raises CliError for a key or token: paths are logged.
+    """
+    for part in parts:
+        if redacted(part) != part:
+            key_id = key_id_within(part)
+            raise CliError(
+                f"that is the key itself, and was not sent: its id is {key_id}"
+                if key_id
+                else f"{redacted(part)} is a key or token itself, and was not sent: give its id, as it is listed",
+                code=ExitCode.USAGE,
+            )
     return "/".join(("/api/v1", *(quote(part, safe="") for part in parts)))
 
 

@@ -70,7 +70,7 @@ async def deploy(
         answer = await client.call("POST", path("deployments"), wanted, field_names=FIELD_NAMES)
         after = read_as(DeploymentRead, answer)
         typer.echo(f"{name}: {_what_changed(before, after)}", err=True)
-        goal = Goal(generation=after.generation, replicas=after.wanted)
+        goal = Goal(generation=after.generation)
         await finish(client, answer, goal, wait=wait, timeout=timeout, output=output)
 
 
@@ -94,7 +94,7 @@ async def scale(
         )
         after = read_as(DeploymentRead, answer)
         typer.echo(f"{name}: {after.wanted} replica{'' if after.wanted == 1 else 's'} wanted", err=True)
-        goal = Goal(generation=after.generation, replicas=after.wanted, exactly=True)
+        goal = Goal(generation=after.generation, exactly=True)
         await finish(client, answer, goal, wait=wait, timeout=timeout, output=output)
 
 

@@ -29,7 +29,7 @@ async def status(
         if wait:
             from entrypoints.cli.progress import display
 
-            goal = Goal(generation=read.generation, replicas=read.wanted, exactly=True)
+            goal = Goal(generation=read.generation, exactly=True)
             with display() as shown:
                 await wait_until_running(client, name, goal, timeout=timeout, display=shown)
             answer = await client.get(path("deployments", name))
@@ -78,7 +78,7 @@ async def undo(
         answer = await client.call("POST", path("deployments", name, "undo"), body, field_names={"generation": "--to"})
         after = read_as(DeploymentRead, answer)
         typer.echo(f"{name}: wanted as before, now generation {after.generation}", err=True)
-        goal = Goal(generation=after.generation, replicas=after.wanted)
+        goal = Goal(generation=after.generation)
         await finish(client, answer, goal, wait=wait, timeout=timeout, output=output)
 
 

@@ -24,13 +24,13 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Goal:
-    """What is waited for: so many running instances, and none besides if `exactly`.
+    """What is waited for: as many running instances as are wanted, and none besides if `exactly`.
 
-    Instances that a newer generation is replacing do not count.
+    How many are wanted each view says itself: demand may change it at any time. Instances that a newer generation is
+    replacing do not count.
     """
 
     generation: int  # of the deployment; an older view of it says nothing
-    replicas: int
     exactly: bool = False
 
     def judge(self, deployment: DeploymentRead) -> Verdict:
@@ -41,7 +41,8 @@ class Goal:
             return Verdict.FAILED
         current = counted(deployment)
         running = sum(instance.state is InstanceState.RUNNING for instance in current)
-        if running >= self.replicas and not (self.exactly and len(deployment.instances) > self.replicas):
+        wanted = deployment.wanted
+        if running >= wanted and not (self.exactly and len(deployment.instances) > wanted):
             return Verdict.REACHED
         if any(instance.state is InstanceState.FAILED for instance in current) and not _goes_back(deployment):
             return Verdict.FAILED

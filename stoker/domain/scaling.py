@@ -8,7 +8,8 @@ Whoever looks decides from what it has seen itself, so that any number may look 
 
 - A count that somebody else has raised is taken as needed at that moment; one that was lowered, as enough until then.
 - As long as a first replica is on its way, nobody can have used it: it is taken as needed.
-- Whoever has just begun to look takes the count that it finds as needed: it lowers nothing for `idle_timeout`.
+- Whoever has just begun to look takes the count that it finds as needed: it lowers nothing for `idle_timeout`. What
+  it finds told counts only once the process has told again: it may be long dead, or idle for an hour.
 """
 
 from collections.abc import Iterable, Mapping
@@ -103,6 +104,8 @@ class Rescale(Value):
 def reason(count: int, wanted: int, demand: Demand, spec: DeploymentSpec) -> str:
     """Why `wanted` and not `count`, for people."""
     least, most = replica_bounds(spec)
+    if wanted == count:
+        return f"requests in work and waiting: {demand.busy}; not one of its replicas is there"
     if not least <= count <= most:
         return f"{least} to {most} replicas are allowed"
     if wanted > count:
@@ -131,27 +134,33 @@ class Heard(NamedTuple):
 
     told: Told
     at: float  # when it was new; seconds, of the looker's clock
+    told_since: bool = True  # whether it was told while the looker was there
 
 
 Hearings = Mapping[tuple[str, DeploymentName], Heard]
 
 
 def heard(
-    before: Hearings, told: Iterable[Told], starting: Iterable[DeploymentName], now: float
+    before: Hearings | None, told: Iterable[Told], starting: Iterable[DeploymentName], now: float
 ) -> tuple[Hearings, Mapping[DeploymentName, Demand]]:
     """What is known after one more look, and the demand by deployment; `starting`: whose first replica is on its way.
 
-    A process that is silent for SILENT_SECONDS counts for nothing: what it had in work ended with it.
+    `before`: of the look before, None at the first one. What the first finds was told at any time: it counts once it is
+    told again, which a living process with requests in work does within a few seconds. A process that is silent for
+    SILENT_SECONDS counts for nothing: what it had in work ended with it.
     """
     known: dict[tuple[str, DeploymentName], Heard] = {}
     demands = {name: Demand(starting=True) for name in starting}
     for one in told:
         key = one.process, one.deployment
-        last = before.get(key)
-        is_news = last is None or last.told.beat != one.beat
-        known[key] = found = Heard(one, now) if last is None or is_news else last
-        asked = one.asked > 0 if last is None else one.asked != last.told.asked
-        busy = one.busy if now - found.at < SILENT_SECONDS else 0
+        last = before.get(key) if before is not None else None
+        if last is None:
+            known[key] = found = Heard(one, now, told_since=before is not None)
+            asked = found.told_since and one.asked > 0
+        else:
+            known[key] = found = last if last.told.beat == one.beat else Heard(one, now)
+            asked = one.asked != last.told.asked
+        busy = one.busy if found.told_since and now - found.at < SILENT_SECONDS else 0
         sum_of = demands.get(one.deployment, Demand())
         demands[one.deployment] = sum_of._replace(busy=sum_of.busy + busy, asked=sum_of.asked or asked)
     return known, demands

@@ -59,29 +59,33 @@ class DemandWatch:
     ) -> None:
         self._database, self._clock, self._monotonic = database, clock, monotonic
         self._deployments = known_deployments()
-        self._hearings: Hearings = {}
+        self._hearings: Hearings | None = None  # None: it has not looked yet
         self._outlooks: Mapping[DeploymentName, Outlook] = {}
         self._looked_at: float | None = None
         self._now = 0.0  # seconds that were watched
 
     def look(self) -> tuple[Rescale, ...]:
-        """Reads what is asked and what is wanted; those that should be wanted otherwise."""
+        """Reads what is asked and what is wanted; those that should be wanted otherwise.
+
+        Also those that are asked and have no instance at all, whatever the row says of their number: it may be wrong.
+        """
         with self._database.read() as session:
             scaled = [one for one in self._deployments.read(session) if is_autoscaled(one.spec) and not one.deleting]
-            told = [Told(*row) for row in session.execute(_TOLD)] if scaled else []
-            starting = _starting(session) if scaled else []
+            told = [Told(*row) for row in session.execute(_TOLD)]  # always: what is new is known by what was there
+            states = _states(session) if scaled else {}
         now = self._monotonic()
         if self._looked_at is not None:
             self._now += min(now - self._looked_at, LONGEST_STEP_SECONDS)
         self._looked_at = now
-        self._hearings, demands = heard(self._hearings, told, starting, self._now)
+        self._hearings, demands = heard(self._hearings, told, _starting(states), self._now)
         outlooks: dict[DeploymentName, Outlook] = {}
         found: list[Rescale] = []
         for one in scaled:
             name, count, demand = one.spec.name, one.wanted_replicas, demands.get(one.spec.name, Demand())
             outlooks[name] = outlook = looked(self._outlooks.get(name), one.spec, count, demand, self._now)
             wanted = target(outlook, one.spec)
-            if wanted != count:
+            is_only_said = bool(count and demand.busy and name not in states)  # to a workflow that knows better
+            if wanted != count or is_only_said:
                 why = reason(count, wanted, demand, one.spec)
                 found.append(Rescale(deployment=name, seen=count, replicas=wanted, reason=why))
         self._outlooks = outlooks
@@ -93,9 +97,14 @@ class DemandWatch:
             forget_old(session, self._clock())
 
 
-def _starting(session: Session) -> list[DeploymentName]:
-    """Deployments of which no instance runs, and one is about to."""
+def _states(session: Session) -> Mapping[DeploymentName, set[str]]:
+    """Those of each deployment's instances; without those that have none."""
     states: dict[DeploymentName, set[str]] = {}
     for deployment, state in session.execute(_STATES):
         states.setdefault(deployment, set()).add(state)
+    return states
+
+
+def _starting(states: Mapping[DeploymentName, set[str]]) -> list[DeploymentName]:
+    """Deployments of which no instance runs, and one is about to."""
     return [name for name, of in states.items() if InstanceState.RUNNING not in of and of & _ON_THE_WAY]

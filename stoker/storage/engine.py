@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import Connection, Table, event, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, create_engine
 
@@ -89,7 +89,10 @@ class Database:
             if parsed.database:
                 _make_private(Path(parsed.database))
             self.engine = create_engine(
-                parsed, connect_args={"timeout": 30, "check_same_thread": False}, json_serializer=_to_json
+                parsed,
+                connect_args={"timeout": 30, "check_same_thread": False},
+                json_serializer=_to_json,
+                hide_parameters=True,  # errors are logged, and values may be secrets
             )
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
@@ -103,8 +106,10 @@ class Database:
                 pool_size=10,
                 max_overflow=20,
                 json_serializer=_to_json,
+                hide_parameters=True,
             )
             event.listen(self.engine, "connect", _configure_postgresql)
+            event.listen(self.engine, "handle_error", _hide_detail)
         event.listen(self.engine, "connect", _note_when)
         self._writer = self.engine.execution_options(stoker_writes=True)
 
@@ -234,6 +239,13 @@ def _configure_postgresql(connection: Any, _: object) -> None:
     connection.autocommit = True  # one round trip, and it outlives what is rolled back
     connection.execute(f"SELECT {calls}")
     connection.autocommit = False
+
+
+def _hide_detail(context: ExceptionContext) -> None:
+    """PostgreSQL's detail to an error repeats the row that it refused, with all its values."""
+    for error in (context.original_exception, context.sqlalchemy_exception):
+        if error is not None and error.args:
+            error.args = (str(error.args[0]).partition("\nDETAIL:")[0], *error.args[1:])
 
 
 def _configure_sqlite(connection: Any, _: object) -> None:

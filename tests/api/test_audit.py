@@ -15,7 +15,7 @@ from stoker.domain.audit import AuditEntry
 from stoker.domain.deployments import InstanceState
 from stoker.domain.keys import KeyStatus, Role
 from stoker.domain.models import ModelSource
-from tests.api.serving import JOIN_TOKEN, Api
+from tests.api.serving import JOIN_TOKEN, Api, add_key
 from tests.api.test_deployments import create, problem_of, removed
 from tests.builders import make_worker
 from tests.cluster import Cluster, eventually_async
@@ -45,6 +45,15 @@ async def entry_of(api: Api, response: httpx.Response) -> dict[str, Any]:
     """The one entry of a request."""
     (entry,) = await entries(api, response)
     return entry
+
+
+async def test_a_key_that_is_typed_as_an_id_is_not_kept(lone_api: Api) -> None:
+    key_id, key = add_key(lone_api.context.database, Role.USER, "typed")
+    refused = await lone_api.admin.delete(f"{KEYS}/{key}")
+    assert refused.status_code == 422
+    entry = await entry_of(lone_api, refused)
+    assert entry["path"] == f"{KEYS}/sk-stoker-{key_id}-[redacted]"
+    assert entry["object"] == f"key/sk-stoker-{key_id}-[redacted]"
 
 
 async def test_a_change_says_who_what_when_and_what_came_of_it(lone_api: Api) -> None:

@@ -5,6 +5,8 @@ import structlog
 
 from api import deployment_wakes
 from api.deployment_wakes import DeploymentWakes
+from entrypoints.clock import utc_now
+from stoker.storage.engine import Database
 from stoker.temporal import connect
 from tests.api.serving import NOBODY
 from tests.cluster import eventually
@@ -12,9 +14,9 @@ from tests.cluster import eventually
 pytestmark = pytest.mark.anyio
 
 
-async def test_what_cannot_be_told_now_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_cannot_be_told_now_is_told_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deployment_wakes, "AGAIN_SECONDS", 0.0)
-    wakes = DeploymentWakes(await connect(NOBODY, lazy=True))
+    wakes = DeploymentWakes(await connect(NOBODY, lazy=True), database, utc_now)
     with structlog.testing.capture_logs() as logs:
         for count in (1, 2):
             for _ in range(5):

@@ -222,6 +222,13 @@ async def test_what_begins_here_is_recorded_and_routine_is_not(
     assert not paths & {"/livez", "/api/v1/workers/w1/report"}
 
 
+async def test_a_key_that_is_typed_as_an_id_is_in_no_span(api: Api, collector: Collector, tracing: Tracing) -> None:
+    trace = "4" * 32
+    await api.admin.delete("/api/v1/keys/sk-stoker-0123456789ab-secret", headers=traceparent(trace))
+    (span,) = await collected(collector, tracing, trace, "DELETE /api/v1/keys/{key_id}")
+    assert span.attributes["url.path"] == "/api/v1/keys/sk-stoker-0123456789ab-[redacted]"
+
+
 @pytest.mark.parametrize("header", ["", "nonsense", f"00-{'0' * 32}-{PARENT}-01", "\xff" * 300])
 async def test_a_header_that_names_no_trace(api: Api, header: str) -> None:
     answer = await api.admin.get(f"{PATH}/nobody", headers={b"traceparent": header.encode("latin-1")})

@@ -39,18 +39,19 @@ class Rows:
 
 
 class Signals:
-    """Keeps what was told. Who is in `away` cannot be."""
+    """Keeps what was told. Who is in `away` cannot be, who is in `gone` is no more."""
 
-    def __init__(self, *away: str) -> None:
+    def __init__(self, *away: str, gone: tuple[str, ...] = ()) -> None:
         self.told: list[Rescale] = []
-        self._away = away
+        self._away, self._gone = away, gone
 
-    async def scale(self, rescale: Rescale) -> None:
+    async def scale(self, rescale: Rescale) -> bool:
         """As the way to Temporal does."""
         await asyncio.sleep(0)
         if rescale.deployment in self._away:
             raise RPCError("away", RPCStatusCode.UNAVAILABLE, b"")
         self.told.append(rescale)
+        return rescale.deployment not in self._gone
 
 
 async def test_each_is_told_with_its_reason() -> None:
@@ -69,6 +70,14 @@ async def test_each_is_told_with_its_reason() -> None:
         }
         for one in (UP, DOWN)
     ]
+
+
+async def test_of_one_that_is_gone_nothing_is_said() -> None:
+    signals = Signals(gone=("up",))
+    with structlog.testing.capture_logs() as logs:
+        await scale_once(Rows((UP, DOWN)), signals)
+    assert signals.told == [UP, DOWN]
+    assert [one["deployment"] for one in logs] == ["down"]
 
 
 async def test_one_that_cannot_be_told_holds_up_no_other() -> None:

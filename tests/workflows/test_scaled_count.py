@@ -6,7 +6,7 @@ import pytest
 
 from stoker.domain.deployments import DeploymentSpec
 from tests.builders import make_files, make_profile, make_spec
-from workflows.scaled_count import scaled_under, to_scale, to_wake
+from workflows.scaled_count import is_row_behind, scaled_under, to_scale, to_wake
 from workflows.types import DeploymentState, ScaleRequest, Wanted
 
 
@@ -42,6 +42,11 @@ def test_scaling(before: int | None, replicas: int, seen: int, after: int | None
     assert to_scale(state(before), ScaleRequest(replicas=replicas, seen=seen)).scaled == after
 
 
+@pytest.mark.parametrize(("before", "seen", "behind"), [(None, 2, False), (None, 0, True), (0, 1, True), (9, 4, False)])
+def test_whether_the_row_shows_another_count(before: int | None, seen: int, behind: bool) -> None:
+    assert is_row_behind(state(before), ScaleRequest(replicas=1, seen=seen)) is behind
+
+
 @pytest.mark.parametrize(("before", "after"), [(None, 2), (0, 1), (1, 1), (3, 3)])
 def test_waking(before: int | None, after: int) -> None:
     assert to_wake(state(before)).scaled == after
@@ -51,6 +56,7 @@ def test_where_demand_has_no_say_nothing_changes() -> None:
     fixed, empty = state(None, **FIXED), DeploymentState()
     for one in (fixed, empty):
         assert to_wake(one) == one
+        assert not is_row_behind(one, ScaleRequest(replicas=0, seen=2))
         assert to_scale(one, ScaleRequest(replicas=0, seen=2)) == one
 
 

@@ -3,14 +3,16 @@
 import pytest
 
 from api.deployment_wakes import DeploymentWakes
+from entrypoints.clock import utc_now
+from entrypoints.rescaling import RescaleCalls
 from stoker.domain.deployments import DeploymentSpec, InstanceState
 from stoker.domain.models import ModelSource
 from stoker.domain.naming import deployment_workflow_id
 from stoker.domain.scaling import Rescale
-from stoker.domain.statuses import DeploymentStatus
-from stoker.temporal import TemporalDeploymentCalls
+from stoker.domain.statuses import DeploymentProjection, DeploymentStatus
+from stoker.storage.projections import RowProjections
 from tests.builders import make_spec
-from tests.cluster import Cluster, eventually
+from tests.cluster import Cluster, eventually, eventually_async
 from tests.workflows.conftest import cpu_host
 from workflows.deployment import Deployment
 from workflows.types import WakeRequest
@@ -25,10 +27,19 @@ def scaled_spec(model: ModelSource, **fields: object) -> DeploymentSpec:
     return make_spec(**({"name": "tiny", "model": model, "min_replicas": 0, "max_replicas": 2} | fields))
 
 
-async def scale(cluster: Cluster, replicas: int, *, seen: int, name: str = "tiny") -> None:
+async def scale(cluster: Cluster, replicas: int, *, seen: int, name: str = "tiny") -> bool:
     """As the control plane does."""
     wanted = Rescale(deployment=name, seen=seen, replicas=replicas, reason="of the test")
-    await TemporalDeploymentCalls(cluster.client).scale(wanted)
+    return await RescaleCalls(cluster.client, cluster.database).scale(wanted)
+
+
+async def asleep(cluster: Cluster, model: ModelSource) -> None:
+    """One that sleeps."""
+    await cluster.apply(scaled_spec(model))
+    await cluster.instances_in("tiny", [RUNNING])
+    await scale(cluster, 0, seen=1)
+    await shown(cluster, 0)
+    await eventually(lambda: not cluster.instances("tiny"), lambda: cluster.instances("tiny"))
 
 
 async def shown(cluster: Cluster, scaled: int | None, name: str = "tiny") -> DeploymentStatus:
@@ -56,7 +67,7 @@ async def test_demand_puts_to_sleep_and_wakes(cluster: Cluster, tiny_model: Mode
     assert (await shown(cluster, 0)).wanted_replicas == 0
     await eventually(lambda: not supervisor.statuses() and not cluster.claims(), cluster.claims)
 
-    wakes = DeploymentWakes(cluster.client)
+    wakes = DeploymentWakes(cluster.client, cluster.database, utc_now)
     for _ in range(20):
         wakes.wake("tiny")
     await cluster.instances_in("tiny", [RUNNING])
@@ -70,7 +81,47 @@ async def test_demand_puts_to_sleep_and_wakes(cluster: Cluster, tiny_model: Mode
     assert signals.count("wake") == 1, "however many ask"
     await cluster.delete("tiny")
     await cluster.gone("tiny")
-    await scale(cluster, 1, seen=0)  # one that is gone is fine
+
+    async def is_refused() -> bool:
+        return not await scale(cluster, 1, seen=0)
+
+    await eventually_async(is_refused, "the end of its workflow")
+    assert not cluster.deployments(), "nothing that was deleted comes back"
+
+
+@pytest.mark.parametrize("wakes", [True, False])
+async def test_one_that_was_terminated_while_it_slept_is_woken(
+    cluster: Cluster, tiny_model: ModelSource, wakes: bool
+) -> None:
+    await cluster.add_host(cpu_host("w1"))
+    await asleep(cluster, tiny_model)
+    await cluster.client.get_workflow_handle(deployment_workflow_id("tiny")).terminate()
+    if wakes:
+        DeploymentWakes(cluster.client, cluster.database, utc_now).wake("tiny")
+    else:
+        assert await scale(cluster, 1, seen=0)
+    await cluster.instances_in("tiny", [RUNNING])
+    await shown(cluster, 1)
+    await cluster.delete("tiny")
+    await cluster.gone("tiny")
+
+
+async def test_a_row_that_shows_another_count_is_written_anew(cluster: Cluster, tiny_model: ModelSource) -> None:
+    """A late attempt of an earlier projection wrote it."""
+    await cluster.add_host(cpu_host("w1"))
+    await asleep(cluster, tiny_model)
+    row = await shown(cluster, 0)
+    late = DeploymentProjection.model_validate(row.model_dump() | {"scaled": 1})
+    RowProjections(cluster.database, utc_now).put_deployment(late)
+    await shown(cluster, 1)
+    await scale(cluster, 0, seen=1)
+    await shown(cluster, 0)
+    RowProjections(cluster.database, utc_now).put_deployment(late)
+    await scale(cluster, 1, seen=1)
+    await cluster.instances_in("tiny", [RUNNING])
+    await shown(cluster, 1)
+    await cluster.delete("tiny")
+    await cluster.gone("tiny")
 
 
 async def test_a_change_of_the_replicas_says_how_many_there_are_now(cluster: Cluster, tiny_model: ModelSource) -> None:

@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from api import background_writer
 from api.audit import trail as trail_module
 from api.audit.trail import STRANGERS_A_MINUTE, AuditTrail
-from stoker.domain.audit import AuditEntry
+from stoker.domain.audit import UNANSWERED, AuditEntry
 from stoker.storage.audit import AuditFilter, audit_entries, write_entries
 from stoker.storage.engine import Database
 from stoker.storage.migrate import migrate
@@ -122,16 +122,24 @@ def test_past_the_bound_the_newest_are_counted_and_stay_in_the_log(database: Dat
 
 
 @pytest.mark.parametrize(
-    "refused", [{"key_id": "", "status": 401}, {"key_id": "", "status": 422}, {"status": 403}], ids=str
+    "refused",
+    [
+        {"key_id": "", "status": 401},
+        {"key_id": "", "status": 422},
+        {"key_id": "", "status": UNANSWERED},
+        {"status": 403},
+    ],
+    ids=str,
 )
 def test_strangers_cannot_fill_the_table(trail: AuditTrail, refused: dict[str, object]) -> None:
     for number in range(STRANGERS_A_MINUTE + 7):
         trail.record(entry(number, **refused))
     trail.record(entry(status=422))
+    trail.record(entry(status=UNANSWERED))
     trail.record(entry(key_id="", key_name="a join token"))
-    assert counted(trail) | {"waiting": STRANGERS_A_MINUTE + 2, "strangers": 7} == counted(trail)
+    assert counted(trail) | {"waiting": STRANGERS_A_MINUTE + 3, "strangers": 7} == counted(trail)
     trail.record(entry(at=NOW + timedelta(minutes=1), **refused))
-    assert counted(trail)["waiting"] == STRANGERS_A_MINUTE + 3
+    assert counted(trail)["waiting"] == STRANGERS_A_MINUTE + 4
 
 
 def test_what_no_column_takes_does_not_hold_up_the_rest(

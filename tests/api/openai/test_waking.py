@@ -11,7 +11,7 @@ from api.openai.proxy import ProxyLimits
 from api.openai.queueing import Asked
 from api.openai.router import ModelRoute, RouteTable
 from stoker.domain.model_routes import Fallback, RouteSpec, RouteTarget
-from tests.api.openai.cluster import OK, STREAM, error_of, stream_of
+from tests.api.openai.cluster import OK, REFUSING, STREAM, error_of, stream_of
 from tests.api.openai.serving import Door, Routes, model, open_door, until
 from tests.fakes.engine import FakeEngine, Script
 
@@ -93,6 +93,43 @@ async def test_one_that_is_on_its_way_is_waited_for_and_not_woken() -> None:
         routes.becomes(model(engine.address, autoscaled=True))
         assert (await asking).status_code == 200
         assert routes.woken == []
+
+
+async def fallen_asleep(routes: Sleepers) -> None:
+    """The table still names an engine that is gone; the next one says that the model sleeps."""
+    routes.becomes(model(REFUSING, autoscaled=True))
+    await routes.refresh()
+    routes.becomes(asleep())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_on_whose_way_the_model_falls_asleep_wakes_it(stream: bool) -> None:
+    async with sleeping(STREAM if stream else OK) as (door, routes, [engine]):
+        await fallen_asleep(routes)
+        asking = asyncio.create_task(stream_of(door) if stream else door.chat())
+        await until(lambda: held(door) == 1 and len(routes.woken) > 0)
+        routes.becomes(model(engine.address, autoscaled=True))
+        response = await asking
+        assert (response[0] if isinstance(response, tuple) else response).status_code == 200
+        await door.until_idle()
+        assert held(door) == 0
+
+
+class Flapping(Sleepers):
+    """Every other time that it is read the model has an engine, which nobody reaches."""
+
+    async def refresh(self) -> RouteTable:
+        """As the table's source."""
+        self.becomes(asleep() if self.table.models["m"].replicas else model(REFUSING, autoscaled=True))
+        return await super().refresh()
+
+
+async def test_one_that_falls_asleep_again_and_again_is_not_waited_for_for_ever() -> None:
+    routes = Flapping(model(REFUSING, autoscaled=True))
+    async with open_door(routes, wakes=routes) as door:
+        response = await door.chat()
+        assert (response.status_code, error_of(response.content)["code"]) == (503, "model_loading")
+        assert held(door) == 0
 
 
 @pytest.mark.parametrize("state", ["loading", "pending", "stopped"])

@@ -87,6 +87,12 @@ def test_a_key_is_changed_in_what_is_named(api: FakeApi, stoker: Stoker) -> None
     [
         (("revoke", "nix"), 3, "there is no key 'nix'"),
         (("set", "nix", "--rpm", "5"), 3, "there is no key 'nix'"),
+        (("revoke", f"sk-stoker-{ID}-{'a' * 43}"), 2, f"that is the key itself, and was not sent: its id is {ID}"),
+        (
+            ("revoke", "sk-stoker-cut"),
+            2,
+            "sk-stoker-[redacted] is a key or token itself, and was not sent: give",
+        ),
         (("set", ID), 2, "nothing to change: name at least one of the flags"),
         (("create", ""), 2, "NAME '': String should "),
         (("create", "app", "--role", "king"), 2, "Invalid value for '--role': 'king' is not one of"),

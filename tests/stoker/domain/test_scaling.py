@@ -195,6 +195,18 @@ def test_what_processes_tell_is_added_up() -> None:
     assert demands == {"m": Demand(busy=5, asked=False)}
 
 
+def test_what_the_first_look_finds_counts_once_it_is_told_again() -> None:
+    rows = [told(busy=2, asked=5), told("q", "idle", asked=3)]
+    known, demands = heard(None, rows, ["idle"], 0.0)
+    assert demands == {"m": Demand(), "idle": Demand(starting=True)}
+    known, demands = heard(known, rows, [], 2.0)
+    assert demands == {"m": Demand(), "idle": Demand()}
+    known, demands = heard(known, [told(busy=2, asked=5, beat=2), told("q", "idle", asked=4, beat=2)], [], 4.0)
+    assert demands == {"m": Demand(busy=2), "idle": Demand(asked=True)}
+    _, demands = heard(known, [told("r", asked=1)], [], 6.0)
+    assert demands == {"m": Demand(asked=True)}, "who is new since then counts at once"
+
+
 def test_a_silent_process_has_nothing_in_work() -> None:
     known: Hearings
     known, _ = heard({}, [told(busy=2, asked=2)], [], 0.0)
@@ -213,6 +225,7 @@ def test_a_silent_process_has_nothing_in_work() -> None:
         (3, 2, NONE, "2 would have sufficed for 10 s"),
         (1, 0, NONE, "nothing was asked for 10 s"),
         (7, 4, NONE, "0 to 4 replicas are allowed"),
+        (1, 1, Demand(busy=3), "requests in work and waiting: 3; not one of its replicas is there"),
     ],
 )
 def test_the_reason_is_said(count: int, wanted: int, demand: Demand, why: str) -> None:

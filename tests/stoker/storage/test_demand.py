@@ -77,6 +77,7 @@ def test_what_is_asked_scales_what_demand_scales(database: Database, clock: Cloc
         ),
     )
     plane.deployed(scaled=2)
+    plane.instance(InstanceState.PLACING)
     assert plane.look() == []
 
 
@@ -106,6 +107,8 @@ def test_while_its_first_replica_starts_it_is_left_alone(database: Database, clo
 def test_a_process_that_died_with_requests_in_work_holds_nothing_up(database: Database, clock: Clock) -> None:
     plane = Plane(database, clock)
     plane.deployed(scaled=1)
+    plane.instance(InstanceState.RUNNING)
+    assert plane.look() == []
     plane.tell(2, 2)
     found = [plane.look(3) for _ in range(10)]
     assert found[-1] == [("m", 1, 0)]
@@ -115,15 +118,49 @@ def test_a_process_that_died_with_requests_in_work_holds_nothing_up(database: Da
 def test_one_that_says_so_again_goes_on_being_busy(database: Database, clock: Clock) -> None:
     plane = Plane(database, clock)
     plane.deployed(scaled=1)
+    plane.instance(InstanceState.RUNNING)
     for beat in range(1, 12):
         plane.tell(2, 2, beat)
         assert plane.look(5) == []
+
+
+def test_one_that_has_just_begun_to_look_neither_wakes_nor_adds_for_what_was_told_before(
+    database: Database, clock: Clock
+) -> None:
+    """Whoever told it may be dead, or idle for an hour."""
+    plane = Plane(database, clock)
+    plane.deployed("asleep", scaled=0)
+    plane.deployed("busy", scaled=1)
+    plane.tell(0, 5, 7, name="asleep")
+    plane.tell(40, 100, 7, name="busy", process="killed")
+    assert [plane.look(3) for _ in range(4)] == [[]] * 4
+    assert plane.look(3) == [("busy", 1, 0)]
+
+
+def test_one_that_has_just_begun_to_look_hears_the_living(database: Database, clock: Clock) -> None:
+    plane = Plane(database, clock)
+    plane.deployed(scaled=1)
+    plane.tell(8, 8, 7)
+    assert plane.look() == []
+    plane.tell(8, 8, 8)
+    assert plane.look(5) == [("m", 1, 2)]
+
+
+def test_what_was_told_while_nothing_was_scaled_is_known(database: Database, clock: Clock) -> None:
+    plane = Plane(database, clock)
+    plane.deployed(min_replicas=None, max_replicas=None)
+    assert plane.look() == []
+    plane.tell(0, 5)
+    assert plane.look(2) == []
+    plane.deployed(scaled=0)
+    assert plane.look(2) == []
 
 
 def test_time_that_nobody_watched_does_not_count(database: Database, clock: Clock) -> None:
     """The database was away: nobody could tell or look."""
     plane = Plane(database, clock)
     plane.deployed(scaled=1, idle_timeout=30)
+    plane.instance(InstanceState.RUNNING)
     plane.tell(2, 2)
     assert plane.look() == []
     assert plane.look(3600) == [], "nothing scales down"
@@ -131,6 +168,16 @@ def test_time_that_nobody_watched_does_not_count(database: Database, clock: Cloc
     for beat in range(3, 20):
         plane.tell(2, 2, beat)
         assert plane.look(3) == []
+
+
+def test_replicas_that_only_the_row_knows_are_asked_for_again(database: Database, clock: Clock) -> None:
+    plane = Plane(database, clock)
+    plane.deployed(scaled=1)
+    assert plane.look() == []
+    plane.tell(2, 2)
+    assert plane.look(2) == [("m", 1, 1)]
+    plane.instance(InstanceState.PENDING)
+    assert plane.look(2) == []
 
 
 def test_a_process_that_ends_takes_back_what_it_told(database: Database, clock: Clock) -> None:
