@@ -25,7 +25,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.model_inspection import check_estimate, inspect_model
     from workflows.replicas import replaced, to_keep, to_replace, with_news, with_phase, without
     from workflows.scaled_count import scaled_under, to_scale, to_wake
-    from workflows.trials import after_change, failure_of, known_model, rolled_back, timed, trial_ends
+    from workflows.trials import after_change, failure_of, known_model, rolled_back, timed, trial_ends, with_room_made
     from workflows.types import (
         ApplyInput,
         ApplyResult,
@@ -226,6 +226,8 @@ class Deployment:
         """`generation`: the one that `wanted` makes instances of; an apply may change both while this waits."""
         count = 0 if self._state.deleting else wanted_replicas(wanted.spec, self._state.scaled)
         step = plan(count, generation, self._state.replicas)
+        if step.makes_room and self._state.trial is not None and workflow.patched("room-was-made"):
+            self._state = with_room_made(self._state)
         if max(len(step.stop), step.start) > 1 and workflow.patched("instances-together"):
             await _few_at_a_time([partial(self._stop, instance_id) for instance_id in step.stop])
             await _few_at_a_time([partial(self._start, wanted, generation)] * step.start)

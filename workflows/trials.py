@@ -4,7 +4,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from stoker.domain.revisions import RolledBack
-    from stoker.domain.rollback import time_left, time_passes, why_give_up
+    from stoker.domain.rollback import time_left, time_passes, waiting_left, waits_in_vain, why_give_up
     from stoker.domain.rollout import ReplicaPhase
     from workflows.types import ApplyInput, DeploymentState, Trial, Wanted
 
@@ -30,7 +30,11 @@ def after_change(state: DeploymentState, wanted: Wanted, input: ApplyInput) -> D
     if old is not None and _has_run(state):
         trial = Trial(previous=old, previous_instances_generation=state.instances_generation)
     elif trial is not None:  # the one before this never ran: what ran before them both is what counts
-        trial = Trial(previous=trial.previous, previous_instances_generation=trial.previous_instances_generation)
+        trial = Trial(
+            previous=trial.previous,
+            previous_instances_generation=trial.previous_instances_generation,
+            made_room=trial.made_room,
+        )
     return state.model_copy(update={**next_, "instances_generation": generation, "trial": trial})
 
 
@@ -46,26 +50,41 @@ def known_model(state: DeploymentState, input: ApplyInput) -> Wanted | None:
 def timed(state: DeploymentState, now: float) -> DeploymentState:
     """The state with its trial's time running, or standing still. `now`: Unix seconds."""
     trial = state.trial
-    if trial is None or (trial.since is not None) == time_passes(state.instances_generation, state.replicas):
+    if trial is None:
         return state
-    since = now if trial.since is None else None
-    trial = trial.model_copy(update={"seconds": _seconds(trial, now), "since": since})
-    return state.model_copy(update={"trial": trial})
+    changed: dict[str, float | None] = {}
+    if (trial.since is not None) != time_passes(state.instances_generation, state.replicas):
+        changed |= {"seconds": _seconds(trial, now), "since": now if trial.since is None else None}
+    waits = trial.made_room and waits_in_vain(state.instances_generation, state.replicas)
+    if (trial.waits_since is not None) != waits:
+        changed |= {"waited": _waited(trial, now), "waits_since": now if waits else None}
+    return state.model_copy(update={"trial": trial.model_copy(update=changed)}) if changed else state
+
+
+def with_room_made(state: DeploymentState) -> DeploymentState:
+    """One that ran stops for the generation on trial: from here on that may not wait for room for ever."""
+    if state.trial is None:
+        return state
+    return state.model_copy(update={"trial": state.trial.model_copy(update={"made_room": True})})
 
 
 def trial_ends(state: DeploymentState) -> float:
     """When the trial is over by its time alone, in Unix seconds; infinity: never, as things are."""
     trial = state.trial
-    if trial is None or trial.since is None:
+    if trial is None:
         return float("inf")
-    return trial.since + time_left(trial.seconds)
+    return min(
+        trial.since + time_left(trial.seconds) if trial.since is not None else float("inf"),
+        trial.waits_since + waiting_left(trial.waited) if trial.waits_since is not None else float("inf"),
+    )
 
 
 def failure_of(state: DeploymentState, now: float) -> str:
     """Why the generation on trial is given up; empty: it is not, or none is on trial."""
     if state.trial is None or state.deleting:
         return ""
-    return why_give_up(state.instances_generation, state.replicas, _seconds(state.trial, now))
+    waited = _waited(state.trial, now) if state.trial.waits_since is not None else 0.0
+    return why_give_up(state.instances_generation, state.replicas, _seconds(state.trial, now), waited)
 
 
 def rolled_back(state: DeploymentState, trial: Trial, reason: str) -> DeploymentState:
@@ -100,3 +119,7 @@ def _following(trial: Trial, old: Wanted, new: Wanted) -> Trial:
 
 def _seconds(trial: Trial, now: float) -> float:
     return trial.seconds + (now - trial.since if trial.since is not None else 0.0)
+
+
+def _waited(trial: Trial, now: float) -> float:
+    return trial.waited + (now - trial.waits_since if trial.waits_since is not None else 0.0)

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from stoker.domain.revisions import RolledBack
-from stoker.domain.rollback import ROLLOUT_TIMEOUT_SECONDS
+from stoker.domain.rollback import MOST_WAITING_SECONDS, ROLLOUT_TIMEOUT_SECONDS
 from stoker.domain.rollout import Replica, ReplicaPhase
 from tests.builders import make_files, make_profile, make_spec
-from workflows.replicas import with_news
-from workflows.trials import after_change, failure_of, known_model, rolled_back, timed, trial_ends
+from workflows.replicas import with_news, without
+from workflows.trials import after_change, failure_of, known_model, rolled_back, timed, trial_ends, with_room_made
 from workflows.types import ApplyInput, DeploymentState, InstanceChanged, Wanted
 
 RUNNING, STARTING, PENDING, FAILED = (
@@ -128,3 +128,22 @@ def test_time_passes_only_while_an_instance_does_not_wait_for_room() -> None:
     assert trial_ends(goes_on) == ends
     assert failure_of(goes_on, ends - 1) == ""
     assert failure_of(goes_on, ends) == "none of its instances ran within 30 minutes"
+
+
+def test_once_an_old_one_made_room_the_wait_for_room_has_an_end() -> None:
+    waits = news(ROLLS, PENDING, generation=2)
+    assert trial_ends(timed(without(waits, "i1"), 100.0)) == float("inf"), "nobody made room: it hurts nobody"
+    made = timed(with_room_made(waits), 100.0)
+    assert trial_ends(made) == float("inf"), "the old one answers still"
+    alone = timed(without(made, "i1"), 200.0)
+    assert trial_ends(alone) == 200.0 + MOST_WAITING_SECONDS
+    looks = timed(news(alone, STARTING, generation=2), 300.0)
+    assert failure_of(looks, 300.0 + MOST_WAITING_SECONDS) == "", "it may have found room"
+    again = timed(news(looks, PENDING, generation=2), 310.0)
+    ends = 310.0 + MOST_WAITING_SECONDS - 100.0
+    assert (trial_ends(again), failure_of(again, ends - 1)) == (ends, "")
+    assert failure_of(again, ends) == "it found no room within 5 minutes, though an old instance made some"
+    second = change(again, options={"slots": 2})
+    assert second.trial is not None
+    assert second.trial.made_room, "the old one is gone all the same"
+    assert with_room_made(RAN) == RAN
