@@ -82,7 +82,8 @@ class Deployment:
             except (ActivityError, ApplicationError) as error:
                 raise refusal_of(error) from error
             scaled = scaled_under(spec, self._state)
-            self._state = after_change(self._state, wanted, input)
+            together = self._state.trial is None or workflow.patched("scaling-changes-together")
+            self._state = after_change(self._state, wanted, input, together=together)
             self._change(scaled=scaled)
             if self._state.trial is not None and not workflow.patched("roll-back"):
                 self._change(trial=None)

@@ -3,14 +3,21 @@
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
+    from stoker.domain.deployments import DeploymentSpec
     from stoker.domain.revisions import RolledBack
     from stoker.domain.rollback import time_left, time_passes, waiting_left, waits_in_vain, why_give_up
     from stoker.domain.rollout import ReplicaPhase
     from workflows.types import ApplyInput, DeploymentState, Trial, Wanted
 
 
-def after_change(state: DeploymentState, wanted: Wanted, input: ApplyInput) -> DeploymentState:
-    """The next generation: `wanted`, asked for by `input`.
+_SCALING = ("replicas", "min_replicas", "max_replicas")
+"""They must agree with one another: what changes one of them says what all are to be."""
+
+
+def after_change(
+    state: DeploymentState, wanted: Wanted, input: ApplyInput, *, together: bool = True
+) -> DeploymentState:
+    """The next generation: `wanted`, asked for by `input`. `together`: False only for what older runs decided.
 
     Where its instances differ from those that ran, it is on trial. Where they are those that a trial was to replace,
     that is over and they stay.
@@ -18,7 +25,7 @@ def after_change(state: DeploymentState, wanted: Wanted, input: ApplyInput) -> D
     old, generation, trial = state.wanted, state.generation + 1, state.trial
     next_ = {"wanted": wanted, "generation": generation, "by": input.by, "reason": input.reason, "rolled_back": None}
     if old is not None and old.spec.same_instances(wanted.spec):
-        kept = _following(trial, old, wanted) if trial is not None else None
+        kept = _following(trial, old, wanted, together) if trial is not None else None
         return state.model_copy(update={**next_, "trial": kept})
     if trial is not None and trial.previous.spec.same_instances(wanted.spec):
         again = {
@@ -109,11 +116,15 @@ def _has_run(state: DeploymentState) -> bool:
     )
 
 
-def _following(trial: Trial, old: Wanted, new: Wanted) -> Trial:
+def _following(trial: Trial, old: Wanted, new: Wanted, together: bool) -> Trial:
     """The trial, after a change that its instances need not know of: it is to outlast a roll-back."""
     before, after = old.spec, new.spec
     changed = {field: value for field, value in after if getattr(before, field) != value}
+    if together and not changed.keys().isdisjoint(_SCALING):
+        changed |= {field: getattr(after, field) for field in _SCALING}
     previous = trial.previous.spec.model_copy(update=changed)
+    if together:
+        previous = DeploymentSpec.model_validate(previous.model_dump())
     return trial.model_copy(update={"previous": trial.previous.model_copy(update={"spec": previous})})
 
 

@@ -3,7 +3,10 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from stoker.domain.deployments import scaling_fault
 from stoker.domain.revisions import RolledBack
 from stoker.domain.rollback import MOST_WAITING_SECONDS, ROLLOUT_TIMEOUT_SECONDS
 from stoker.domain.rollout import Replica, ReplicaPhase
@@ -100,6 +103,45 @@ def test_a_change_that_needs_no_new_instances_outlasts_a_roll_back() -> None:
     assert (scaled.generation, scaled.instances_generation) == (3, 2)
     assert scaled.trial is not None
     assert scaled.trial.previous.spec == make_spec(replicas=3)
+
+
+SCALINGS = st.fixed_dictionaries(
+    {
+        "replicas": st.integers(0, 5),
+        "min_replicas": st.none() | st.integers(0, 5),
+        "max_replicas": st.none() | st.integers(1, 5),
+        "idle_timeout": st.sampled_from([60, 600]),
+        "priority": st.integers(-1, 1),
+        "queue": st.sampled_from([0, 128]),
+    }
+).filter(lambda fields: not scaling_fault(fields["min_replicas"], fields["max_replicas"]))
+
+
+@given(ran=SCALINGS, on_trial=SCALINGS, meanwhile=SCALINGS)
+def test_whatever_is_changed_meanwhile_what_is_wanted_again_can_be_read(
+    ran: dict[str, Any], on_trial: dict[str, Any], meanwhile: dict[str, Any]
+) -> None:
+    state = news(change(DeploymentState(), **ran), RUNNING, generation=1)
+    other = {"options": {"slots": 1}}
+    state = change(change(state, **on_trial, **other), **meanwhile, **other)
+    assert DeploymentState.model_validate_json(state.model_dump_json()) == state
+    assert state.trial is not None
+    back = rolled_back(state, state.trial, "it failed")
+    assert DeploymentState.model_validate_json(back.model_dump_json()) == back
+    assert back.wanted is not None
+    for fields in (["replicas", "min_replicas", "max_replicas"], ["idle_timeout"], ["priority"], ["queue"]):
+        if any(on_trial[field] != meanwhile[field] for field in fields):
+            assert {field: getattr(back.wanted.spec, field) for field in fields} == {f: meanwhile[f] for f in fields}
+
+
+def test_what_older_runs_decided_stays_as_it_was() -> None:
+    state = news(change(DeploymentState(), min_replicas=0, max_replicas=4), RUNNING, generation=1)
+    state = change(state, min_replicas=0, max_replicas=8, options={"slots": 1})
+    to = wanted(min_replicas=2, max_replicas=8, options={"slots": 1})
+    for together, most in ((False, 4), (True, 8)):
+        after = after_change(state, to, ApplyInput(spec=to.spec), together=together)
+        assert after.trial is not None
+        assert (after.trial.previous.spec.min_replicas, after.trial.previous.spec.max_replicas) == (2, most)
 
 
 @pytest.mark.parametrize(
