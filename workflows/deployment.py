@@ -49,6 +49,9 @@ some ten thousand bytes, and the answer to Temporal has room for 4 MiB."""
 
 _DELETED = StopRequest(reason="its deployment was deleted", patience=options.DRAIN_TIMEOUT_SECONDS)
 
+_LEAST_PAUSE = 0.001
+"""Seconds until a trial's end at least: where rounding says that it is over, and then that it is not, time passes."""
+
 _SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels: no words by accident
 
 
@@ -64,6 +67,7 @@ class Deployment:
         self._sweep_at = workflow.time() + options.SWEEP_EVERY.total_seconds()
         self._applying = asyncio.Lock()
         self._scaled_shown: int | None = None  # in the row, as far as this run knows
+        self._judges_later = False  # whether a trial's time may end unseen, because a change is looked at
 
     # --- handlers ----------------------------------------------------------------------------------------------------
 
@@ -185,25 +189,40 @@ class Deployment:
 
     async def _wait_for_change(self) -> None:
         self._state = timed(self._state, workflow.time())
+        wakes_at, for_sweep = self._wakes_at()
         try:
             await workflow.wait_condition(
                 self._has_work,
-                timeout=max(0.0, min(self._sweep_at, trial_ends(self._state)) - workflow.time()),
+                timeout=max(0.0, wakes_at - workflow.time()),
                 timeout_summary="looks for instances that ended without a word",
             )
         except TimeoutError:
-            self._sweep_at = 0.0
-        self._dirty = False
+            if for_sweep:
+                self._sweep_at = 0.0
+        self._dirty = self._judges_later = False
         if is_cancelled() and not self._state.deleting:
             await self._begin_end()
         if workflow.time() >= self._sweep_at:  # by its own clock: instances that keep reporting must not put it off
             self._sweep_at = workflow.time() + options.SWEEP_EVERY.total_seconds()
             await self._sweep()
 
+    def _wakes_at(self) -> tuple[float, bool]:
+        """When the loop goes on even if nothing happens, in Unix seconds, and whether to sweep then."""
+        ends = trial_ends(self._state)
+        if ends >= self._sweep_at:
+            return self._sweep_at, True
+        if not workflow.patched("trial-ends-apart"):
+            return ends, True
+        if self._state.deleting or self._applying.locked():  # nobody would act on its end: no pause, again and again
+            self._judges_later = not self._state.deleting
+            return self._sweep_at, True
+        return max(ends, workflow.time() + _LEAST_PAUSE), False
+
     def _has_work(self) -> bool:
         return (
             self._dirty
             or self._has_failed()
+            or (self._judges_later and not self._applying.locked())
             or (self._state.wanted is None and workflow.all_handlers_finished())
             or (is_cancelled() and not self._state.deleting)
             or self._is_scaled_unshown()

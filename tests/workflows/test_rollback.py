@@ -4,11 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from temporalio.client import WorkflowUpdateFailedError, WorkflowUpdateStage
 
 from entrypoints.clock import utc_now
 from stoker.domain import rollback
 from stoker.domain.deployments import EngineOptions, InstanceState
 from stoker.domain.models import ModelSource
+from stoker.domain.naming import deployment_workflow_id
 from stoker.domain.revisions import Revision, RevisionState
 from stoker.domain.statuses import DeploymentStatus
 from stoker.domain.units import MIB
@@ -16,6 +18,8 @@ from stoker.storage.revisions import Revisions
 from tests.builders import make_spec
 from tests.cluster import Cluster, eventually
 from tests.workflows.conftest import cpu_host, join_hosts, run_one
+from workflows.deployment import Deployment
+from workflows.types import ApplyInput, KeepRequest
 
 pytestmark = pytest.mark.anyio
 
@@ -181,3 +185,28 @@ async def test_room_that_was_made_and_taken_by_another_is_not_waited_for_for_eve
     await cluster.instances_in("urgent", [RUNNING])
     await cluster.delete("urgent")
     await cluster.instances_in("tiny", [RUNNING], generation=1)
+
+
+@pytest.mark.skipif("RECORD_HISTORIES" in os.environ, reason="with the real time-out its history is another")
+async def test_time_that_ends_while_a_change_is_looked_at_is_judged_after_it_and_not_before(
+    cluster: Cluster, tiny_model: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await join_hosts(cluster, "w1")
+    await run_one(cluster, tiny_model)
+    nowhere = make_spec(name="tiny", model=tiny_model, worker_selector={"zone": "moon"})
+    assert await cluster.apply(nowhere) == 2
+    await cluster.instances_in("tiny", [RUNNING, PENDING])
+    await cluster.stop_agent("w1")  # nobody reads the model of the next change: it is refused some seconds later
+    handle = cluster.client.get_workflow_handle_for(Deployment.run, deployment_workflow_id("tiny"))
+    unread = ApplyInput(spec=make_spec(name="tiny", model=refused_by_engines(tiny_model)))
+    applying = await handle.start_update(Deployment.apply, unread, wait_for_stage=WorkflowUpdateStage.ACCEPTED)
+    monkeypatch.setattr(rollback, "ROLLOUT_TIMEOUT_SECONDS", 0.0)
+    await handle.signal(Deployment.keep, KeepRequest(instance_id="nobody"))  # the loop looks at the time
+    with pytest.raises(WorkflowUpdateFailedError):
+        await applying.result()
+    status = await at_generation(cluster, 3)
+    assert status.rolled_back is not None
+    assert status.rolled_back.reason.startswith("none of its instances ran within")
+    history = await handle.fetch_history()
+    asked = [event.activity_task_scheduled_event_attributes.activity_type.name for event in history.events]
+    assert asked.count("sweep_instances") == 0
