@@ -25,7 +25,16 @@ with workflow.unsafe.imports_passed_through():
     from workflows.model_inspection import check_estimate, inspect_model
     from workflows.replicas import replaced, to_keep, to_replace, with_news, with_phase, without
     from workflows.scaled_count import scaled_under, to_scale, to_wake
-    from workflows.trials import after_change, failure_of, known_model, rolled_back, timed, trial_ends, with_room_made
+    from workflows.trials import (
+        after_change,
+        failure_of,
+        is_wanted_already,
+        known_model,
+        rolled_back,
+        timed,
+        trial_ends,
+        with_room_made,
+    )
     from workflows.types import (
         ApplyInput,
         ApplyResult,
@@ -77,17 +86,18 @@ class Deployment:
         async with self._applying:
             self._check_open()  # both may have changed while this waited for its turn
             self._check_generation(input.expected_generation)
-            old, spec = self._state.wanted, input.spec
-            if old is not None and old.spec == spec:
+            old, spec, known = self._state.wanted, input.spec, input.known
+            files = known.files if known is not None and workflow.patched("files-are-asked-for") else None
+            if is_wanted_already(self._state, input, files):
                 return ApplyResult(generation=self._state.generation)
             try:
-                wanted = known_model(self._state, input) or await inspect_model(spec)
+                wanted = known_model(self._state, input, known_first=files is not None) or await inspect_model(spec)
                 await check_estimate(wanted)
             except (ActivityError, ApplicationError) as error:
                 raise refusal_of(error) from error
             scaled = scaled_under(spec, self._state)
             together = self._state.trial is None or workflow.patched("scaling-changes-together")
-            self._state = after_change(self._state, wanted, input, together=together)
+            self._state = after_change(self._state, wanted, input, files=files, together=together)
             self._change(scaled=scaled)
             if self._state.trial is not None and not workflow.patched("roll-back"):
                 self._change(trial=None)

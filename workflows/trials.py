@@ -4,6 +4,7 @@ from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from stoker.domain.deployments import DeploymentSpec
+    from stoker.domain.models import ModelFiles
     from stoker.domain.revisions import RolledBack
     from stoker.domain.rollback import time_left, time_passes, waiting_left, waits_in_vain, why_give_up
     from stoker.domain.rollout import ReplicaPhase
@@ -15,19 +16,26 @@ _SCALING = ("replicas", "min_replicas", "max_replicas")
 
 
 def after_change(
-    state: DeploymentState, wanted: Wanted, input: ApplyInput, *, together: bool = True
+    state: DeploymentState,
+    wanted: Wanted,
+    input: ApplyInput,
+    *,
+    files: ModelFiles | None = None,
+    together: bool = True,
 ) -> DeploymentState:
-    """The next generation: `wanted`, asked for by `input`. `together`: False only for what older runs decided.
+    """The next generation: `wanted`, asked for by `input`, with these `files` and no others (None: whichever they are).
+
+    `together`: False only for what older runs decided.
 
     Where its instances differ from those that ran, it is on trial. Where they are those that a trial was to replace,
     that is over and they stay.
     """
     old, generation, trial = state.wanted, state.generation + 1, state.trial
     next_ = {"wanted": wanted, "generation": generation, "by": input.by, "reason": input.reason, "rolled_back": None}
-    if old is not None and old.spec.same_instances(wanted.spec):
+    if old is not None and _answers(old, wanted.spec, files):
         kept = _following(trial, old, wanted, together) if trial is not None else None
         return state.model_copy(update={**next_, "trial": kept})
-    if trial is not None and trial.previous.spec.same_instances(wanted.spec):
+    if trial is not None and _answers(trial.previous, wanted.spec, files):
         again = {
             "wanted": trial.previous.model_copy(update={"spec": wanted.spec}),
             "instances_generation": trial.previous_instances_generation,
@@ -45,10 +53,20 @@ def after_change(
     return state.model_copy(update={**next_, "instances_generation": generation, "trial": trial})
 
 
-def known_model(state: DeploymentState, input: ApplyInput) -> Wanted | None:
-    """The spec with what was read of its model before; None: its model must be read."""
+def is_wanted_already(state: DeploymentState, input: ApplyInput, files: ModelFiles | None) -> bool:
+    """Whether the spec, with these `files` (None: whichever they are), is what is wanted."""
+    old = state.wanted
+    return old is not None and old.spec == input.spec and (files is None or files == old.files)
+
+
+def known_model(state: DeploymentState, input: ApplyInput, *, known_first: bool = True) -> Wanted | None:
+    """The spec with what was read of its model before; None: its model must be read.
+
+    `known_first`: what came with the input is what is asked for; False only for what older runs decided.
+    """
     trial = state.trial
-    for one in (state.wanted, trial.previous if trial is not None else None, input.known):
+    here = (state.wanted, trial.previous if trial is not None else None)
+    for one in (input.known, *here) if known_first else (*here, input.known):
         if one is not None and one.spec.model == input.spec.model:
             return one.model_copy(update={"spec": input.spec})
     return None
@@ -107,6 +125,11 @@ def rolled_back(state: DeploymentState, trial: Trial, reason: str) -> Deployment
             "rolled_back": RolledBack(generation=state.generation, reason=reason),
         }
     )
+
+
+def _answers(one: Wanted, spec: DeploymentSpec, files: ModelFiles | None) -> bool:
+    """Whether instances made of `one` answer `spec`, with these `files` (None: whichever they are)."""
+    return one.spec.same_instances(spec) and (files is None or files == one.files)
 
 
 def _has_run(state: DeploymentState) -> bool:

@@ -12,7 +12,16 @@ from stoker.domain.rollback import MOST_WAITING_SECONDS, ROLLOUT_TIMEOUT_SECONDS
 from stoker.domain.rollout import Replica, ReplicaPhase
 from tests.builders import make_files, make_profile, make_spec
 from workflows.replicas import with_news, without
-from workflows.trials import after_change, failure_of, known_model, rolled_back, timed, trial_ends, with_room_made
+from workflows.trials import (
+    after_change,
+    failure_of,
+    is_wanted_already,
+    known_model,
+    rolled_back,
+    timed,
+    trial_ends,
+    with_room_made,
+)
 from workflows.types import ApplyInput, DeploymentState, InstanceChanged, Wanted
 
 RUNNING, STARTING, PENDING, FAILED = (
@@ -154,6 +163,25 @@ def test_what_was_read_of_a_model_is_not_read_again(model: str, known: bool) -> 
     found = known_model(state, told)
     assert (found is not None) is known
     assert found is None or (found.spec, found.files.source) == (told.spec, told.spec.model)
+
+
+def test_the_files_that_are_asked_for_are_those_that_are_given() -> None:
+    """An undo: the spec is the same, and the hub's branch has moved on meanwhile."""
+    assert RAN.wanted is not None
+    first = RAN.wanted
+    moved = first.model_copy(update={"files": first.files.model_copy(update={"revision": "b" * 40})})
+    state = RAN.model_copy(update={"wanted": moved})
+    undo = ApplyInput(spec=first.spec, known=first)
+    assert not is_wanted_already(state, undo, first.files)
+    assert is_wanted_already(state, undo, moved.files)
+    assert is_wanted_already(state, ApplyInput(spec=first.spec), None)
+    assert known_model(state, undo) == first
+    assert known_model(state, undo, known_first=False) == moved
+    back = after_change(state, first, undo, files=first.files)
+    assert (back.generation, back.instances_generation, back.wanted) == (2, 2, first)
+    assert back.trial is not None
+    again = after_change(back, moved, ApplyInput(spec=first.spec, known=moved), files=moved.files)
+    assert (again.generation, again.instances_generation, again.trial, again.wanted) == (3, 1, None, moved)
 
 
 def test_time_passes_only_while_an_instance_does_not_wait_for_room() -> None:
