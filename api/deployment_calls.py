@@ -118,6 +118,7 @@ def remembered(status: DeploymentStatus | None, instances: Iterable[InstanceStat
         by=status.by,
         reason=status.reason,
         rolled_back=status.rolled_back,
+        trial_shown=status.trial is not None,
     )
 
 

@@ -188,7 +188,7 @@ class Deployment:
             await self._roll_back_if_failed()
             await self._reconcile(self._state.wanted, self._state.instances_generation)
             await self._tell_of_replaced()
-            await self._show_scaled()
+            await self._bring_row_forward()
             if self._state.deleting and not self._state.replicas:
                 await deployment_rows.remove_deployment(self._name)
                 break
@@ -235,7 +235,7 @@ class Deployment:
             or (self._judges_later and not self._applying.locked())
             or (self._state.wanted is None and workflow.all_handlers_finished())
             or (is_cancelled() and not self._state.deleting)
-            or self._is_scaled_unshown()
+            or self._is_row_behind()
             or workflow.info().is_continue_as_new_suggested()
         )
 
@@ -342,20 +342,27 @@ class Deployment:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
-    def _is_scaled_unshown(self) -> bool:
-        """Whether the row is to be told of what demand asks for; an apply or a delete under way does so itself."""
-        return not self._state.deleting and not self._applying.locked() and self._state.scaled != self._scaled_shown
+    def _is_row_behind(self) -> bool:
+        """Whether the row is to be told what demand asks for, or that a trial is over; an apply or a delete under way
+        does so itself."""
+        trial_over = self._state.trial_shown and self._state.trial is None
+        behind = trial_over or self._state.scaled != self._scaled_shown
+        return behind and not self._state.deleting and not self._applying.locked()
 
-    async def _show_scaled(self) -> None:
-        if self._is_scaled_unshown():
+    async def _bring_row_forward(self) -> None:
+        if self._is_row_behind():
             async with self._applying:
                 await self._project()
 
     async def _project(self, *, deleting: bool = False) -> None:
         if self._state.wanted is not None:
-            projection = deployment_rows.projection_of(self._state, self._state.wanted, deleting=deleting)
+            with_trial = self._state.trial is not None and workflow.patched("trial-in-row")
+            projection = deployment_rows.projection_of(
+                self._state, self._state.wanted, deleting=deleting, with_trial=with_trial
+            )
             await deployment_rows.show_deployment(projection)
             self._scaled_shown = projection.scaled
+            self._change(trial_shown=projection.trial is not None)
 
     def _show(self, spec: DeploymentSpec, wanted: int) -> None:
         running = sum(replica.phase is ReplicaPhase.RUNNING for replica in self._state.replicas)

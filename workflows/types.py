@@ -143,6 +143,7 @@ class DeploymentState(Value):
     by: str = ""  # whose change the generation is; see ApplyInput
     reason: str = ""
     rolled_back: RolledBack | None = None  # the generation that this one took the place of by itself
+    trial_shown: bool = False  # whether the row says that a generation is on trial
 
 
 class DeploymentInput(Value):

@@ -11,7 +11,7 @@ from stoker.domain import rollback
 from stoker.domain.deployments import EngineOptions, InstanceState
 from stoker.domain.models import ModelSource
 from stoker.domain.naming import deployment_workflow_id
-from stoker.domain.revisions import Revision, RevisionState
+from stoker.domain.revisions import OnTrial, Revision, RevisionState
 from stoker.domain.statuses import DeploymentStatus
 from stoker.domain.units import MIB
 from stoker.storage.revisions import Revisions
@@ -132,6 +132,7 @@ async def test_what_does_not_run_in_time_is_rolled_back(
     nowhere = make_spec(name="tiny", model=tiny_model, worker_selector={"zone": "moon"})
     assert await cluster.apply(nowhere) == 2
     status = await at_generation(cluster, 3)
+    assert status.trial is None
     assert status.rolled_back is not None
     assert status.rolled_back.reason.startswith("none of its instances ran within")
     await only(cluster, before.instance_id, before.pid)
@@ -210,3 +211,20 @@ async def test_time_that_ends_while_a_change_is_looked_at_is_judged_after_it_and
     history = await handle.fetch_history()
     asked = [event.activity_task_scheduled_event_attributes.activity_type.name for event in history.events]
     assert asked.count("sweep_instances") == 0
+
+
+async def test_the_row_says_what_is_on_trial_until_an_instance_of_it_runs(
+    cluster: Cluster, tiny_model: ModelSource
+) -> None:
+    await join_hosts(cluster, "w1")
+    await run_one(cluster, tiny_model)
+    spec = make_spec(name="tiny", model=tiny_model)
+    assert shown(cluster).trial is None
+    nowhere = {"worker_selector": {"zone": "moon"}}
+    assert await cluster.apply(spec.model_copy(update=nowhere)) == 2
+    assert shown(cluster).trial == OnTrial(previous=spec, instances_generation=1)
+    changed = spec.model_copy(update={"options": EngineOptions(slots=1)})
+    assert await cluster.apply(changed) == 3
+    await cluster.instances_in("tiny", [RUNNING], generation=3)
+    await eventually(lambda: shown(cluster).trial is None, lambda: shown(cluster))
+    assert shown(cluster).spec == changed
