@@ -11,7 +11,7 @@ from api.schemas.reasons import PendingRead, PlacementRead
 from stoker.domain.deployments import DeploymentSpec
 from stoker.domain.placement.types import Placement, Unplaceable
 from stoker.domain.revisions import Revision, RevisionState
-from stoker.domain.rollout_plan import RolloutAction, RolloutPlan
+from stoker.domain.rollout_plan import RolloutAction, RolloutPlan, takes_back
 from stoker.domain.statuses import DeploymentStatus
 
 
@@ -33,6 +33,11 @@ def _fields(spec: DeploymentSpec) -> dict[str, Any]:
     fields = DeploymentCreate.of(spec).model_dump(mode="json")
     options = fields.pop("options")
     return fields | {f"options.{name}": value for name, value in options.items()}
+
+
+def _replaces_instances(status: DeploymentStatus, spec: DeploymentSpec) -> bool:
+    taken_back = status.trial is not None and takes_back(status.trial, spec)
+    return not taken_back and not status.spec.same_instances(spec)
 
 
 class RolloutPlanRead(BaseModel):
@@ -71,7 +76,7 @@ class RolloutPlanRead(BaseModel):
             action=plan.action,
             generation=status.generation if status is not None else 0,
             changes=field_changes(status.spec, spec) if status is not None else [],
-            replaces_instances=status is not None and not status.spec.same_instances(spec),
+            replaces_instances=status is not None and _replaces_instances(status, spec),
             replaced=plan.replaced,
             started=plan.started,
             stopped=plan.stopped,
