@@ -120,10 +120,7 @@ def remembered(status: DeploymentStatus | None, instances: Iterable[InstanceStat
     """What the rows know of a deployment: from it a workflow goes on whose predecessor was terminated in Temporal."""
     if status is None:
         return None
-    replicas = (
-        Replica(instance_id=i.instance_id, generation=i.generation, phase=_PHASES.get(i.state, ReplicaPhase.STARTING))
-        for i in instances
-    )
+    replicas = (Replica(instance_id=i.instance_id, generation=i.generation, phase=_phase_of(i)) for i in instances)
     return DeploymentState(
         wanted=Wanted(spec=status.spec, profile=status.profile, files=status.files),
         generation=status.generation,
@@ -134,6 +131,7 @@ def remembered(status: DeploymentStatus | None, instances: Iterable[InstanceStat
         by=status.by,
         reason=status.reason,
         rolled_back=status.rolled_back,
+        trial_shown=status.trial is not None,
     )
 
 
@@ -144,6 +142,13 @@ _PHASES = {
     InstanceState.STOPPING: ReplicaPhase.STOPPING,
     InstanceState.STOPPED: ReplicaPhase.STOPPING,
 }
+
+
+def _phase_of(instance: InstanceStatus) -> ReplicaPhase:
+    why = instance.unplaceable
+    if instance.state is InstanceState.PENDING and why is not None and not why.asks_for_room:
+        return ReplicaPhase.STARTING  # as its workflow says it: nobody can make room for it
+    return _PHASES.get(instance.state, ReplicaPhase.STARTING)
 
 
 def recalled(database: Database, now: datetime, name: str) -> DeploymentState | None:

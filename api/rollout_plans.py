@@ -43,7 +43,8 @@ async def rollout_plan(
             "generation_conflict", f"{spec.name} is at generation {status.generation}, not {expected_generation}"
         )
     scaled = status.scaled if status is not None else None
-    plan = plan_rollout(status.spec if status is not None else None, spec, replicas, scaled)
+    trial = status.trial if status is not None else None
+    plan = plan_rollout(status.spec if status is not None else None, spec, replicas, scaled, trial)
     files, profile = await known_model(context, spec) or await inspect_model(
         context.temporal, context.models, spec.model
     )

@@ -146,7 +146,7 @@ def _model(
     return ModelRoute(
         name=status.spec.name,
         created=int(status.created_at.timestamp()),
-        state=ModelState.READY if replicas else _STATES[word],
+        state=ModelState.READY if replicas else _state(status, word),
         replicas=replicas,
         queue=status.spec.queue,
         autoscaled=is_autoscaled(status.spec) and not status.deleting,
@@ -157,6 +157,12 @@ def _model(
     )
 
 
+def _state(status: DeploymentStatus, word: str) -> ModelState:
+    """Without replicas. What fails on trial is about to be rolled back: what ran before it is on its way."""
+    state = _STATES[word]
+    return ModelState.LOADING if state is ModelState.FAILED and status.trial is not None else state
+
+
 def _serving(status: DeploymentStatus, instances: tuple[InstanceStatus, ...]) -> list[InstanceStatus]:
     """The running instances that requests go to: those of the current generation, once as many run as are wanted.
 
@@ -165,7 +171,7 @@ def _serving(status: DeploymentStatus, instances: tuple[InstanceStatus, ...]) ->
     any more, even where nobody can stop them just now.
     """
     running = [instance for instance in instances if instance.state is InstanceState.RUNNING]
-    current = [instance for instance in running if instance.generation >= status.instances_generation]
+    current = [instance for instance in running if status.is_current(instance.generation)]
     return current if len(current) >= status.wanted_replicas and current else running
 
 

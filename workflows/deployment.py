@@ -25,7 +25,16 @@ with workflow.unsafe.imports_passed_through():
     from workflows.model_inspection import check_estimate, inspect_model
     from workflows.replicas import replaced, to_keep, to_replace, with_news, with_phase, without
     from workflows.scaled_count import is_row_behind, scaled_under, to_scale, to_wake
-    from workflows.trials import after_change, failure_of, known_model, rolled_back, timed, trial_ends
+    from workflows.trials import (
+        after_change,
+        failure_of,
+        is_wanted_already,
+        known_model,
+        rolled_back,
+        timed,
+        trial_ends,
+        with_room_made,
+    )
     from workflows.types import (
         ApplyInput,
         ApplyResult,
@@ -51,6 +60,9 @@ _DELETED = StopRequest(reason="its deployment was deleted", patience=options.DRA
 
 _NOT_SHOWN = -1  # no count at all: whatever is wanted is to be shown
 
+_LEAST_PAUSE = 0.001
+"""Seconds until a trial's end at least: where rounding says that it is over, and then that it is not, time passes."""
+
 _SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels: no words by accident
 
 
@@ -66,6 +78,7 @@ class Deployment:
         self._sweep_at = workflow.time() + options.SWEEP_EVERY.total_seconds()
         self._applying = asyncio.Lock()
         self._scaled_shown: int | None = None  # in the row, as far as this run knows
+        self._judges_later = False  # whether a trial's time may end unseen, because a change is looked at
 
     # --- handlers ----------------------------------------------------------------------------------------------------
 
@@ -75,16 +88,18 @@ class Deployment:
         async with self._applying:
             self._check_open()  # both may have changed while this waited for its turn
             self._check_generation(input.expected_generation)
-            old, spec = self._state.wanted, input.spec
-            if old is not None and old.spec == spec:
+            old, spec, known = self._state.wanted, input.spec, input.known
+            files = known.files if known is not None and workflow.patched("files-are-asked-for") else None
+            if is_wanted_already(self._state, input, files):
                 return ApplyResult(generation=self._state.generation)
             try:
-                wanted = known_model(self._state, input) or await inspect_model(spec)
+                wanted = known_model(self._state, input, known_first=files is not None) or await inspect_model(spec)
                 await check_estimate(wanted)
             except (ActivityError, ApplicationError) as error:
                 raise refusal_of(error) from error
             scaled = scaled_under(spec, self._state)
-            self._state = after_change(self._state, wanted, input)
+            together = self._state.trial is None or workflow.patched("scaling-changes-together")
+            self._state = after_change(self._state, wanted, input, files=files, together=together)
             self._change(scaled=scaled)
             if self._state.trial is not None and not workflow.patched("roll-back"):
                 self._change(trial=None)
@@ -177,7 +192,7 @@ class Deployment:
             await self._roll_back_if_failed()
             await self._reconcile(self._state.wanted, self._state.instances_generation)
             await self._tell_of_replaced()
-            await self._show_scaled()
+            await self._bring_row_forward()
             if self._state.deleting and not self._state.replicas:
                 await deployment_rows.remove_deployment(self._name)
                 break
@@ -188,28 +203,43 @@ class Deployment:
 
     async def _wait_for_change(self) -> None:
         self._state = timed(self._state, workflow.time())
+        wakes_at, for_sweep = self._wakes_at()
         try:
             await workflow.wait_condition(
                 self._has_work,
-                timeout=max(0.0, min(self._sweep_at, trial_ends(self._state)) - workflow.time()),
+                timeout=max(0.0, wakes_at - workflow.time()),
                 timeout_summary="looks for instances that ended without a word",
             )
         except TimeoutError:
-            self._sweep_at = 0.0
-        self._dirty = False
+            if for_sweep:
+                self._sweep_at = 0.0
+        self._dirty = self._judges_later = False
         if is_cancelled() and not self._state.deleting:
             await self._begin_end()
         if workflow.time() >= self._sweep_at:  # by its own clock: instances that keep reporting must not put it off
             self._sweep_at = workflow.time() + options.SWEEP_EVERY.total_seconds()
             await self._sweep()
 
+    def _wakes_at(self) -> tuple[float, bool]:
+        """When the loop goes on even if nothing happens, in Unix seconds, and whether to sweep then."""
+        ends = trial_ends(self._state)
+        if ends >= self._sweep_at:
+            return self._sweep_at, True
+        if not workflow.patched("trial-ends-apart"):
+            return ends, True
+        if self._state.deleting or self._applying.locked():  # nobody would act on its end: no pause, again and again
+            self._judges_later = not self._state.deleting
+            return self._sweep_at, True
+        return max(ends, workflow.time() + _LEAST_PAUSE), False
+
     def _has_work(self) -> bool:
         return (
             self._dirty
             or self._has_failed()
+            or (self._judges_later and not self._applying.locked())
             or (self._state.wanted is None and workflow.all_handlers_finished())
             or (is_cancelled() and not self._state.deleting)
-            or self._is_scaled_unshown()
+            or self._is_row_behind()
             or workflow.info().is_continue_as_new_suggested()
         )
 
@@ -230,6 +260,8 @@ class Deployment:
         """`generation`: the one that `wanted` makes instances of; an apply may change both while this waits."""
         count = 0 if self._state.deleting else wanted_replicas(wanted.spec, self._state.scaled)
         step = plan(count, generation, self._state.replicas)
+        if step.makes_room and self._state.trial is not None and workflow.patched("room-was-made"):
+            self._state = with_room_made(self._state)
         if max(len(step.stop), step.start) > 1 and workflow.patched("instances-together"):
             await _few_at_a_time([partial(self._stop, instance_id) for instance_id in step.stop])
             await _few_at_a_time([partial(self._start, wanted, generation)] * step.start)
@@ -314,20 +346,27 @@ class Deployment:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
-    def _is_scaled_unshown(self) -> bool:
-        """Whether the row is to be told of what demand asks for; an apply or a delete under way does so itself."""
-        return not self._state.deleting and not self._applying.locked() and self._state.scaled != self._scaled_shown
+    def _is_row_behind(self) -> bool:
+        """Whether the row is to be told what demand asks for, or that a trial is over; an apply or a delete under way
+        does so itself."""
+        trial_over = self._state.trial_shown and self._state.trial is None
+        behind = trial_over or self._state.scaled != self._scaled_shown
+        return behind and not self._state.deleting and not self._applying.locked()
 
-    async def _show_scaled(self) -> None:
-        if self._is_scaled_unshown():
+    async def _bring_row_forward(self) -> None:
+        if self._is_row_behind():
             async with self._applying:
                 await self._project()
 
     async def _project(self, *, deleting: bool = False) -> None:
         if self._state.wanted is not None:
-            projection = deployment_rows.projection_of(self._state, self._state.wanted, deleting=deleting)
+            with_trial = self._state.trial is not None and workflow.patched("trial-in-row")
+            projection = deployment_rows.projection_of(
+                self._state, self._state.wanted, deleting=deleting, with_trial=with_trial
+            )
             await deployment_rows.show_deployment(projection)
             self._scaled_shown = projection.scaled
+            self._change(trial_shown=projection.trial is not None)
 
     def _show(self, spec: DeploymentSpec, wanted: int) -> None:
         running = sum(replica.phase is ReplicaPhase.RUNNING for replica in self._state.replicas)

@@ -9,13 +9,17 @@ with workflow.unsafe.imports_passed_through():
     from activities.projection import ProjectionActivities
     from activities.types import ReleaseInput, RemoveDeploymentInput, RemoveInstanceInput, SweepInput
     from stoker.domain.base import DeploymentName, InstanceId
+    from stoker.domain.revisions import OnTrial
     from stoker.domain.statuses import DeploymentProjection
     from workflows import options
     from workflows.types import DeploymentState, Wanted
 
 
-def projection_of(state: DeploymentState, wanted: Wanted, *, deleting: bool = False) -> DeploymentProjection:
-    """The deployment as people are to see it."""
+def projection_of(
+    state: DeploymentState, wanted: Wanted, *, deleting: bool = False, with_trial: bool = True
+) -> DeploymentProjection:
+    """The deployment as people are to see it. `with_trial`: False only in runs that would not say when it is over."""
+    trial = state.trial if with_trial else None
     return DeploymentProjection(
         spec=wanted.spec,
         generation=state.generation,
@@ -27,6 +31,9 @@ def projection_of(state: DeploymentState, wanted: Wanted, *, deleting: bool = Fa
         reason=state.reason,
         rolled_back=state.rolled_back,
         scaled=state.scaled,
+        trial=OnTrial(previous=trial.previous.spec, instances_generation=trial.previous_instances_generation)
+        if trial is not None
+        else None,
     )
 
 

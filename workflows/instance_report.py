@@ -45,7 +45,7 @@ class InstanceReport:
         self.failures = input.failures
         self._input = input
         self._message = ""
-        self._lacks_room = False
+        self._asks_for_room = False
         self._row = RowWriter[InstanceProjection](self._write_row)
 
     async def enter(self, state: InstanceState, message: str, *, project: bool = True, reason: str = "") -> None:
@@ -64,7 +64,7 @@ class InstanceReport:
 
     async def enter_pending(self, why: Unplaceable) -> None:
         """Waits for room from here on. The claiming transaction has written the row, with these reasons."""
-        self._lacks_room = why.lacks_room
+        self._asks_for_room = why.asks_for_room
         reason = why.rejections[0].rule if why.rejections else ""
         await self.enter(InstanceState.PENDING, why.summary, project=False, reason=reason)
         workflow.set_current_details(pending_details(why))
@@ -80,7 +80,7 @@ class InstanceReport:
     async def tell_deployment(self, *, ended: bool) -> None:
         """Tells the deployment where the instance is; `ended`: that it is over."""
         phase = _REPLICA_PHASES.get(self.state, ReplicaPhase.STARTING)
-        if phase is ReplicaPhase.PENDING and not self._lacks_room:
+        if phase is ReplicaPhase.PENDING and not self._asks_for_room:
             phase = ReplicaPhase.STARTING  # nobody may take it: an old instance that made room would die for nothing
         deployment = workflow.get_external_workflow_handle(deployment_workflow_id(self._input.spec.name))
         changed = InstanceChanged(

@@ -123,6 +123,9 @@ class Trial(Value):
     previous_instances_generation: int
     seconds: float = 0.0  # of its time that had passed at `since`
     since: float | None = None  # Unix seconds; None: its time stands still
+    made_room: bool = False  # whether an instance that ran was stopped so that a new one has room
+    waited: float = 0.0  # seconds, up to `waits_since`, for which it waited for room and nothing was left that answers
+    waits_since: float | None = None  # Unix seconds; None: it does not so now
 
 
 class DeploymentState(Value):
@@ -140,6 +143,7 @@ class DeploymentState(Value):
     by: str = ""  # whose change the generation is; see ApplyInput
     reason: str = ""
     rolled_back: RolledBack | None = None  # the generation that this one took the place of by itself
+    trial_shown: bool = False  # whether the row says that a generation is on trial
 
 
 class DeploymentInput(Value):

@@ -337,7 +337,7 @@ def summary(status: DeploymentStatus, instances: tuple[InstanceStatus, ...]) -> 
     current = [
         instance
         for instance in instances
-        if instance.state is not InstanceState.STOPPING and instance.generation >= status.instances_generation
+        if instance.state is not InstanceState.STOPPING and status.is_current(instance.generation)
     ]
     if sum(instance.state is InstanceState.RUNNING for instance in current) >= status.wanted_replicas:
         return "running", f"all replicas answer; {status.reason}" if status.rolled_back else "all replicas answer"

@@ -12,7 +12,7 @@ from stoker.domain.deployments import DeploymentSpec
 from stoker.domain.field_changes import deployment_changes
 from stoker.domain.placement.types import Placement, Unplaceable
 from stoker.domain.revisions import Revision, RevisionState
-from stoker.domain.rollout_plan import RolloutAction, RolloutPlan
+from stoker.domain.rollout_plan import RolloutAction, RolloutPlan, takes_back
 from stoker.domain.statuses import DeploymentStatus
 
 
@@ -27,6 +27,11 @@ class FieldChangeRead(BaseModel):
     def between(cls, before: DeploymentSpec, after: DeploymentSpec) -> list[Self]:
         """What differs."""
         return [cls(**change.model_dump()) for change in deployment_changes(before, after)]
+
+
+def _replaces_instances(status: DeploymentStatus, spec: DeploymentSpec) -> bool:
+    taken_back = status.trial is not None and takes_back(status.trial, spec)
+    return not taken_back and not status.spec.same_instances(spec)
 
 
 class RolloutPlanRead(BaseModel):
@@ -65,7 +70,7 @@ class RolloutPlanRead(BaseModel):
             action=plan.action,
             generation=status.generation if status is not None else 0,
             changes=FieldChangeRead.between(status.spec, spec) if status is not None else [],
-            replaces_instances=status is not None and not status.spec.same_instances(spec),
+            replaces_instances=status is not None and _replaces_instances(status, spec),
             replaced=plan.replaced,
             started=plan.started,
             stopped=plan.stopped,

@@ -26,6 +26,13 @@ class RolledBack(Value):
     reason: str
 
 
+class OnTrial(Value):
+    """What is wanted again should no instance of the newest generation ever run."""
+
+    previous: DeploymentSpec
+    instances_generation: int  # that its instances are of
+
+
 class Revision(Value):
     """What was wanted from one change to the next."""
 

@@ -10,11 +10,14 @@ MOST_FAILURES = 3
 ROLLOUT_TIMEOUT_SECONDS = 1800.0
 """How long a new generation may take until its first instance runs. Waiting for room is not counted."""
 
+MOST_WAITING_SECONDS = 300.0
+"""How long a new generation may wait for room once an old instance has made some, and none is left that answers."""
 
-def why_give_up(generation: int, replicas: Iterable[Replica], seconds: float) -> str:
+
+def why_give_up(generation: int, replicas: Iterable[Replica], seconds: float, waited: float = 0.0) -> str:
     """Why `generation`, of which no instance ran yet, is given up; empty: it is not.
 
-    `seconds`: of its time that have passed; see `time_passes`.
+    `seconds`: of its time that have passed; see `time_passes`. `waited`: seconds; see `waits_in_vain`.
     """
     new = _new(generation, replicas)
     for replica in new:
@@ -26,12 +29,26 @@ def why_give_up(generation: int, replicas: Iterable[Replica], seconds: float) ->
             return f"{replica.instance_id} {times}, the last time: {replica.trouble or 'nobody knows why'}"
     if time_left(seconds) <= 0:
         return f"none of its instances ran within {ROLLOUT_TIMEOUT_SECONDS / 60:g} minutes"
+    if waiting_left(waited) <= 0:
+        return f"it found no room within {MOST_WAITING_SECONDS / 60:g} minutes, though an old instance made some"
     return ""
 
 
 def time_passes(generation: int, replicas: Iterable[Replica]) -> bool:
     """Whether the time of `generation` passes: it has an instance, and one that does not wait for room."""
     return any(replica.phase is not ReplicaPhase.PENDING for replica in _new(generation, replicas))
+
+
+def waits_in_vain(generation: int, replicas: Iterable[Replica]) -> bool:
+    """Whether `generation` waits for room, though no other instance is there, answers or is about to."""
+    replicas = tuple(replicas)
+    gone = not any(one.phase in (ReplicaPhase.RUNNING, ReplicaPhase.STOPPING) for one in replicas)
+    return gone and bool(_new(generation, replicas)) and not time_passes(generation, replicas)
+
+
+def waiting_left(waited: float) -> float:
+    """Seconds that a new generation may still wait for room in vain."""
+    return MOST_WAITING_SECONDS - waited
 
 
 def time_left(seconds: float) -> float:

@@ -32,6 +32,7 @@ class Plan(Value):
 
     start: int = 0
     stop: tuple[InstanceId, ...] = ()
+    makes_room: bool = False  # whether the one that is to stop does so before its successor runs
 
 
 _LEAST_USEFUL_FIRST = (ReplicaPhase.FAILED, ReplicaPhase.PENDING, ReplicaPhase.STARTING, ReplicaPhase.RUNNING)
@@ -44,7 +45,8 @@ def plan(wanted: int, generation: int, replicas: Iterable[Replica]) -> Plan:
     2. Old ones that do not run go at once: they help nobody.
     3. One more than wanted may be there while a roll lasts (surge); while a new one waits for room, none is added.
     4. An old one that runs goes for each new one that runs, so that never fewer run than are wanted …
-    5. … except where there is no room for the surge: then one old one makes room, one at a time.
+    5. … except where there is no room for the surge: then one old one makes room, one at a time. An instance is
+       `pending` here only where that helps: see `Unplaceable.asks_for_room`.
 
     One that leaves its worker is replaced as an old one is, whatever its generation, and goes before those that stay.
     """
@@ -66,9 +68,10 @@ def plan(wanted: int, generation: int, replicas: Iterable[Replica]) -> Plan:
     spare = len(old_running) - max(0, wanted - new_running)
     stop += old_running[: max(0, spare)]  # 4
 
-    if blocked and not stop and len(live) == len(replicas):
+    makes_room = blocked and not stop and len(live) == len(replicas)
+    if makes_room:
         stop = [old_running[0]]  # 5
-    return Plan(start=start, stop=tuple(replica.instance_id for replica in stop))
+    return Plan(start=start, stop=tuple(replica.instance_id for replica in stop), makes_room=makes_room)
 
 
 def _least_useful(replicas: list[Replica], count: int) -> list[Replica]:

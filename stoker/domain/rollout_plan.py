@@ -4,6 +4,7 @@ from enum import StrEnum
 
 from stoker.domain.base import InstanceId, Value
 from stoker.domain.deployments import DeploymentSpec
+from stoker.domain.revisions import OnTrial
 from stoker.domain.rollout import Replica, ReplicaPhase
 from stoker.domain.scaling import scaled_after, wanted_replicas
 
@@ -33,11 +34,15 @@ class RolloutPlan(Value):
 
 
 def plan_rollout(
-    before: DeploymentSpec | None, after: DeploymentSpec, replicas: tuple[Replica, ...], scaled: int | None = None
+    before: DeploymentSpec | None,
+    after: DeploymentSpec,
+    replicas: tuple[Replica, ...],
+    scaled: int | None = None,
+    trial: OnTrial | None = None,
 ) -> RolloutPlan:
     """What applying `after` would do to a deployment of `before` (None: there is none) with those `replicas`.
 
-    `scaled`: how many demand asks for, where that was looked at.
+    `scaled`: how many demand asks for, where that was looked at. `trial`: `before` is on it.
     """
     count = wanted_replicas(after, scaled_after(before, after, scaled))
     if before is None:
@@ -48,6 +53,14 @@ def plan_rollout(
     started, stopped = max(0, count - len(live)), max(0, len(live) - count)
     if before.same_instances(after):
         return RolloutPlan(action=RolloutAction.CHANGE, started=started, stopped=stopped)
+    if trial is not None and takes_back(trial, after):
+        kept = [one for one in live if one.generation == trial.instances_generation]
+        return RolloutPlan(
+            action=RolloutAction.CHANGE,
+            started=max(0, count - len(kept)),
+            stopped=len(live) - min(len(kept), count),
+            ended_first=tuple(one.instance_id for one in live if one not in kept),
+        )
     running = [one.instance_id for one in live if one.phase is ReplicaPhase.RUNNING]
     return RolloutPlan(
         action=RolloutAction.CHANGE,
@@ -57,3 +70,8 @@ def plan_rollout(
         ended_first=tuple(one.instance_id for one in live if one.instance_id not in running),
         makes_room=running[0] if running else "",
     )
+
+
+def takes_back(trial: OnTrial, after: DeploymentSpec) -> bool:
+    """Whether `after` ends the trial: the instances that it was to replace answer it, and stay."""
+    return trial.previous.same_instances(after)

@@ -10,7 +10,7 @@ from stoker.domain.links import WorkerLink
 from stoker.domain.measured_memory import MeasuredMemory
 from stoker.domain.models import ModelFiles
 from stoker.domain.placement.types import Placement, Unplaceable
-from stoker.domain.revisions import RolledBack
+from stoker.domain.revisions import OnTrial, RolledBack
 from stoker.domain.scaling import wanted_replicas
 from stoker.domain.workers import Worker
 
@@ -28,6 +28,12 @@ class DeploymentProjection(Value):
     reason: str = ""  # for people: why, where that is known
     rolled_back: RolledBack | None = None  # the generation that this one took the place of by itself
     scaled: int | None = None  # replicas that demand asks for; None: demand was not looked at
+    trial: OnTrial | None = None  # as long as no instance of `instances_generation` ran, where an earlier one's did
+
+    def is_current(self, generation: int) -> bool:
+        """Whether instances of that generation are those that are wanted: the earlier are replaced, and the later were
+        rolled back."""
+        return generation == (self.instances_generation or generation)
 
     @property
     def wanted_replicas(self) -> int:

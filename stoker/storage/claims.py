@@ -16,7 +16,7 @@ from stoker.domain.base import InstanceId, WorkerName
 from stoker.domain.claims import Claim
 from stoker.domain.deployments import DeploymentSpec, InstanceState
 from stoker.domain.placement.fleet import Fleet
-from stoker.domain.placement.place import claims_of, place, placed, wakeable
+from stoker.domain.placement.place import claims_of, fits_instead, place, placed, wakeable
 from stoker.domain.placement.reservations import PENDING_HOLD_SECONDS, Reservations, Waiting, holders
 from stoker.domain.placement.types import Placement, PlacementRequest, Unplaceable
 from stoker.domain.reports import HeldIncarnation
@@ -66,6 +66,9 @@ class ClaimLedger:
             if outcome is None:  # said from what is known now only: nobody would ask again for long
                 fresh = self._fleet.fleet(session, now, fresh_reports=True)
                 outcome = place(fresh, request, held_for, holds=holds)
+                if isinstance(outcome, Unplaceable) and (others := _of_other_generations(session, request)):
+                    instead = fits_instead(fresh, request, others, held_for)
+                    outcome = outcome.model_copy(update={"fits_instead": instead})
             with sent_together(session):
                 if isinstance(outcome, Placement):
                     claims = claims_of(outcome, request.instance_id, request.incarnation)
@@ -265,3 +268,10 @@ def _asker(session: Session, request: PlacementRequest, since: datetime) -> _Ask
         priority=request.spec.priority if priority is None else priority,
         elders=elders,
     )
+
+
+def _of_other_generations(session: Session, request: PlacementRequest) -> list[Claim]:
+    """What its deployment's instances of other generations hold: they go, or it does."""
+    others = select(*_CLAIMS.c).join(_INSTANCES, _INSTANCES.c.id == _CLAIMS.c.instance_id)
+    others = others.where(_INSTANCES.c.deployment == request.spec.name, _INSTANCES.c.generation != request.generation)
+    return [Claim(**row._mapping) for row in session.execute(others)]

@@ -80,6 +80,21 @@ async def test_a_plan_of_a_change_says_who_makes_room(api: Api, cluster: Cluster
     await removed(api, cluster, "rolls")
 
 
+async def test_a_plan_of_taking_back_what_rolls_says_that_the_old_one_stays(
+    api: Api, cluster: Cluster, tiny_model: ModelSource
+) -> None:
+    await create(api, tiny_model, "back", replicas=1)
+    await cluster.instances_in("back", [RUNNING])
+    nowhere = {"worker_selector": {"zone": "moon"}}
+    (await api.admin.patch(f"{PATH}/back", json=nowhere)).raise_for_status()
+    await cluster.instances_in("back", [RUNNING, InstanceState.PENDING])
+    plan = await planned(api, tiny_model, "back", replicas=1)
+    assert (plan["action"], plan["replaces_instances"], plan["replaced"]) == ("change", False, 0)
+    assert (plan["started"], plan["stopped"], plan["makes_room"]) == (0, 1, None)
+    assert (plan["placement"], plan["pending"]) == (None, None)
+    await removed(api, cluster, "back")
+
+
 async def test_a_plan_of_what_can_never_run_is_refused(api: Api, tiny_model: ModelSource) -> None:
     body = body_of(tiny_model, "planned", options={"context_length": 10_000_000})
     problem_of(await api.admin.post(PATH, json=body, params={"dry_run": True}), 422, "unsupported_model")

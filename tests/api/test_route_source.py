@@ -16,6 +16,7 @@ from entrypoints.clock import utc_now
 from stoker.domain.deployments import InstanceState
 from stoker.domain.model_routes import RouteSpec, RouteTarget
 from stoker.domain.placement.types import Placement
+from stoker.domain.revisions import OnTrial
 from stoker.domain.statuses import DeploymentProjection, DeploymentStatus, InstanceStatus, Progress
 from stoker.domain.units import GIB
 from stoker.domain.workers import WorkerState
@@ -34,16 +35,19 @@ STARTING, DOWNLOADING = InstanceState.STARTING, InstanceState.DOWNLOADING
 STOPPING, BACKOFF, PLACING = InstanceState.STOPPING, InstanceState.BACKOFF, InstanceState.PLACING
 
 
-def deployment(*, replicas: int = 1, deleting: bool = False) -> DeploymentStatus:
+def deployment(*, replicas: int = 1, deleting: bool = False, **fields: Any) -> DeploymentStatus:
     """`llama`, as its row says."""
     return DeploymentStatus(
-        spec=make_spec(replicas=replicas),
-        generation=1,
-        profile=make_profile(),
-        files=make_files(),
-        deleting=deleting,
-        created_at=CREATED_AT,
-        updated_at=CREATED_AT,
+        **{
+            "spec": make_spec(replicas=replicas),
+            "generation": 1,
+            "profile": make_profile(),
+            "files": make_files(),
+            "deleting": deleting,
+            "created_at": CREATED_AT,
+            "updated_at": CREATED_AT,
+            **fields,
+        }
     )
 
 
@@ -93,6 +97,30 @@ def test_the_state_of_a_model(status: DeploymentStatus, states: list[InstanceSta
     route = route_of(status, in_states(*states))
     assert route.state is expected
     assert bool(route.replicas) is (expected is ModelState.READY)
+
+
+@pytest.mark.parametrize(
+    ("on_trial", "instances", "state", "awaited"),
+    [
+        (True, [(2, FAILED)], ModelState.LOADING, True),  # it is about to be rolled back
+        (False, [(2, FAILED)], ModelState.FAILED, False),
+        # rolled back: what is left of generation 2 says nothing
+        (None, [(2, FAILED)], ModelState.LOADING, True),
+        (None, [(2, FAILED), (1, STARTING)], ModelState.LOADING, True),
+        (None, [(2, STOPPING), (1, FAILED)], ModelState.FAILED, False),
+    ],
+)
+def test_who_asks_a_sleeping_model_waits_for_the_roll_back(
+    on_trial: bool | None, instances: list[tuple[int, InstanceState]], state: ModelState, awaited: bool
+) -> None:
+    spec = make_spec(min_replicas=0, max_replicas=2)
+    fields: dict[str, Any] = {"spec": spec, "scaled": 1, "generation": 3, "instances_generation": 1}
+    if on_trial is not None:
+        trial = OnTrial(previous=spec, instances_generation=1) if on_trial else None
+        fields |= {"generation": 2, "instances_generation": 2, "trial": trial}
+    there = [make_instance(s, generation=g, instance_id=f"llama-{n}") for n, (g, s) in enumerate(instances)]
+    route = route_of(deployment(**fields), there)
+    assert (route.state, route.is_awaited) == (state, awaited)
 
 
 def test_a_replica_is_where_its_engine_listens_with_its_own_key() -> None:

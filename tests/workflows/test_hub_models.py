@@ -85,6 +85,13 @@ async def test_what_was_wanted_before_is_made_of_the_same_files(hub_cluster: Clu
     assert again.files.revision != hub.commit("acme/tiny-GGUF")
     assert hub.requests == [], "nothing is read anew"
 
+    newest = first.files.model_copy(update={"revision": "b" * 40})
+    for generation, files in ((4, newest), (5, first.files), (5, first.files)):  # the same spec throughout
+        asked = known.model_copy(update={"files": files})
+        await deployment_calls.apply(hub_cluster.client, before, known=asked)
+        (now,) = hub_cluster.deployments()
+        assert (now.generation, now.files) == (generation, files)
+
 
 @pytest.mark.parametrize(
     ("source", "code", "words"),

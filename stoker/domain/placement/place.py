@@ -7,9 +7,10 @@
 5. Nothing fits: why, tier by tier, and what would: `explain`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from stoker.domain.base import InstanceId
+from stoker.domain.claims import Claim
 from stoker.domain.estimation.types import EstimateRefusal
 from stoker.domain.placement.admission import Reserved, admit
 from stoker.domain.placement.explain import no_workers, unplaceable, unsupported
@@ -28,7 +29,7 @@ from stoker.domain.placement.reservations import (
 from stoker.domain.placement.tiers import search
 from stoker.domain.placement.types import Placement, PlacementRequest, Unplaceable
 
-__all__ = ["claims_of", "place", "placed", "wakeable"]
+__all__ = ["claims_of", "fits_instead", "place", "placed", "wakeable"]
 
 
 def place(
@@ -62,6 +63,14 @@ def placed(fleet: Fleet, request: PlacementRequest, reserved: Reserved) -> Place
         warning = warning_of(placement, problem.admission.hosts)
         placement = placement.model_copy(update={"warning": warning}) if warning else placement
     return placement
+
+
+def fits_instead(
+    fleet: Fleet, request: PlacementRequest, claims: Collection[Claim], holders: Sequence[PlacementRequest] = ()
+) -> bool:
+    """Whether the request would have a place if those `claims` were given back."""
+    freed = fleet.minus(claims)
+    return placed(freed, request, Reservations(freed).of(tuple(holders))) is not None
 
 
 def explained(fleet: Fleet, request: PlacementRequest, reserved: Reserved) -> Unplaceable:

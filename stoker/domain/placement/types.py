@@ -158,6 +158,7 @@ class Unplaceable(Value):
     summary: str
     suggestions: tuple[Suggestion, ...] = ()
     reserved: tuple[DeviceName, ...] = ()  # kept free of younger ones for this one, which has waited long
+    fits_instead: bool | None = None  # in the place of its deployment's instances of other generations; None: of none
 
     @field_validator("suggestions", mode="before")
     @classmethod
@@ -174,3 +175,8 @@ class Unplaceable(Value):
             return False
         rules = {*(one.rule for one in self.tiers), *(one.rule for one in self.rejections)}
         return not rules.isdisjoint((Rule.MEMORY, Rule.HOST_MEMORY, Rule.RESERVED))
+
+    @property
+    def asks_for_room(self) -> bool:
+        """Whether one of its own deployment, which it is to replace, should stop for it: not in vain."""
+        return self.lacks_room if self.fits_instead is None else self.fits_instead

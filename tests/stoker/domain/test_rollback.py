@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stoker.domain.rollback import MOST_FAILURES, ROLLOUT_TIMEOUT_SECONDS, time_left, time_passes, why_give_up
+from stoker.domain.rollback import (
+    MOST_FAILURES,
+    ROLLOUT_TIMEOUT_SECONDS,
+    time_left,
+    time_passes,
+    waits_in_vain,
+    why_give_up,
+)
 from stoker.domain.rollout import Replica, ReplicaPhase
 
 STARTING, PENDING, RUNNING, FAILED, STOPPING = (
@@ -61,6 +68,27 @@ def test_why_give_up(there: list[Replica], seconds: float, why: str) -> None:
 )
 def test_time_stands_still_for_want_of_room_or_of_instances(there: list[Replica], passes: bool) -> None:
     assert time_passes(2, there) is passes
+
+
+@pytest.mark.parametrize(
+    ("there", "in_vain"),
+    [
+        ([], False),
+        ([new(PENDING)], True),
+        ([new(PENDING, name="a"), new(STARTING, name="b")], False),  # it found room
+        ([OLD, new(PENDING)], False),  # another old one may make room, and answers until then
+        ([OLD.model_copy(update={"phase": STOPPING}), new(PENDING)], False),  # its room is to come
+        ([OLD.model_copy(update={"phase": FAILED}), new(PENDING)], True),
+    ],
+)
+def test_it_waits_in_vain_once_nothing_is_left_that_answers(there: list[Replica], in_vain: bool) -> None:
+    assert waits_in_vain(2, there) is in_vain
+
+
+def test_waiting_in_vain_has_an_end() -> None:
+    assert why_give_up(2, [new(PENDING)], 0, 299.0) == ""
+    reason = "it found no room within 5 minutes, though an old instance made some"
+    assert why_give_up(2, [new(PENDING)], 0, 300.0) == reason
 
 
 @given(

@@ -49,7 +49,7 @@ def replicas(*entries: Entry, leaving: str = "") -> list[Replica]:
         (1, [("a", 1, PENDING)], Plan(start=1, stop=("a",))),
         (1, [("a", 1, FAILED)], Plan(start=1, stop=("a",))),
         # no room for the surge: one old one makes room, and only one
-        (2, [("a", 1, RUNNING), ("b", 1, RUNNING), ("c", 2, PENDING)], Plan(stop=("a",))),
+        (2, [("a", 1, RUNNING), ("b", 1, RUNNING), ("c", 2, PENDING)], Plan(stop=("a",), makes_room=True)),
         (2, [("a", 1, STOPPING), ("b", 1, RUNNING), ("c", 2, PENDING)], Plan()),
         # a new one that failed holds the roll up: the old ones go on
         (2, [("a", 1, RUNNING), ("b", 1, RUNNING), ("c", 2, FAILED)], Plan()),
@@ -76,15 +76,15 @@ def test_plan(wanted: int, there: list[Entry], expected: Plan) -> None:
         (1, [("a", 2, PENDING)], "a", Plan(start=1, stop=("a",))),
         (2, [("a", 2, FAILED), ("b", 2, RUNNING)], "a", Plan(start=1, stop=("a",))),
         # no room for the surge: it makes room itself, one at a time
-        (1, [("a", 2, RUNNING), ("b", 2, PENDING)], "a", Plan(stop=("a",))),
-        (2, [("a", 2, RUNNING), ("b", 2, RUNNING), ("c", 2, PENDING)], "a b", Plan(stop=("a",))),
+        (1, [("a", 2, RUNNING), ("b", 2, PENDING)], "a", Plan(stop=("a",), makes_room=True)),
+        (2, [("a", 2, RUNNING), ("b", 2, RUNNING), ("c", 2, PENDING)], "a b", Plan(stop=("a",), makes_room=True)),
         (2, [("a", 2, STOPPING), ("b", 2, RUNNING), ("c", 2, PENDING)], "a b", Plan()),
         # nobody is wanted for it any more
         (1, [("a", 2, RUNNING), ("b", 2, RUNNING)], "b", Plan(stop=("b",))),
         (0, [("a", 2, RUNNING)], "a", Plan(stop=("a",))),
         # in the midst of a roll it goes before the older one that stays on its worker
         (2, [("a", 1, RUNNING), ("b", 1, RUNNING), ("c", 2, RUNNING)], "b", Plan(stop=("b",))),
-        (2, [("a", 1, RUNNING), ("b", 1, RUNNING), ("c", 2, PENDING)], "b", Plan(stop=("b",))),
+        (2, [("a", 1, RUNNING), ("b", 1, RUNNING), ("c", 2, PENDING)], "b", Plan(stop=("b",), makes_room=True)),
         # kept after all: the one that was to take its place goes
         (1, [("a", 2, RUNNING), ("b", 2, STARTING)], "", Plan(stop=("b",))),
     ],

@@ -3,6 +3,7 @@
 import pytest
 
 from stoker.domain.deployments import DeploymentSpec, EngineOptions
+from stoker.domain.revisions import OnTrial
 from stoker.domain.rollout import Replica, ReplicaPhase
 from stoker.domain.rollout_plan import RolloutAction, RolloutPlan, plan_rollout
 from tests.builders import make_spec
@@ -71,3 +72,22 @@ def test_where_demand_decides_how_many_there_are(
 ) -> None:
     before = TWO.model_copy(update={"min_replicas": 0, "max_replicas": 4})
     assert plan_rollout(before, before.model_copy(update=change), replicas, scaled) == expected
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (TWO, RolloutPlan(action=CHANGE, started=1, stopped=1, ended_first=("new",))),
+        (make_spec(replicas=1), RolloutPlan(action=CHANGE, stopped=1, ended_first=("new",))),
+        (
+            make_spec(replicas=1, options=EngineOptions(slots=9)),
+            RolloutPlan(action=CHANGE, replaced=1, stopped=1, ended_first=("new",), makes_room="i0"),
+        ),
+    ],
+)
+def test_what_a_trial_was_to_replace_stays_when_it_is_wanted_again(
+    after: DeploymentSpec, expected: RolloutPlan
+) -> None:
+    on_trial = TWO.model_copy(update={"options": OTHER})
+    replicas = (*there(RUN), Replica(instance_id="new", generation=2, phase=ReplicaPhase.STARTING))
+    assert plan_rollout(on_trial, after, replicas, trial=OnTrial(previous=TWO, instances_generation=1)) == expected

@@ -240,3 +240,30 @@ def test_where_nobody_waits_the_fleet_is_not_looked_at(database: Database, clock
     assert ledger.wakeable() == ()
     assert told
     assert not [one for one in told if "worker" in one]
+
+
+def test_what_does_not_fit_is_told_whether_its_predecessors_are_in_its_way(database: Database, clock: Clock) -> None:
+    join(database, clock, host(room_for=2))
+    ledger = ClaimLedger(database, clock)
+
+    def refused(instance_id: str, **fields: object) -> Unplaceable:
+        outcome = ledger.place(make_request(instance_id=instance_id, generation=2, spec=make_spec(**fields)))
+        assert isinstance(outcome, Unplaceable)
+        assert outcome.lacks_room
+        return outcome
+
+    for name, deployment in (("old", "llama"), ("other", "other")):
+        ledger.place(make_request(instance_id=name, spec=make_spec(name=deployment)))
+    fits = refused("new")
+    assert (fits.fits_instead, fits.asks_for_room) == (True, True)
+    for name, slots, why in (
+        ("too-large", 256, "it fits nowhere"),
+        ("large", 8, "another deployment is in its way, too"),
+    ):
+        large = refused(name, options={"slots": slots, "context_length": 8192})
+        assert (large.fits_instead, large.asks_for_room) == (False, False), why
+    first = refused("first", name="third")
+    assert (first.fits_instead, first.asks_for_room) == (None, True), "it replaces nothing"
+    ledger.release("old", 1)
+    ledger.place(make_request(instance_id="other-2", spec=make_spec(name="other")))
+    assert refused("new").fits_instead is None, "the old one is gone"
