@@ -4,24 +4,19 @@ Handlers only change the state; one level-triggered `_reconcile` starts and stop
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from temporalio import workflow
-from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
 with workflow.unsafe.imports_passed_through():
     from stoker.domain.deployments import DeploymentSpec
-    from stoker.domain.naming import instance_workflow_id
     from stoker.domain.rollout import Replica, ReplicaPhase, plan
     from stoker.domain.scaling import wanted_replicas
-    from workflows import deployment_rows, options
+    from workflows import deployment_rows, instance_calls, options
     from workflows.cancellation import is_cancelled, uninterrupted
     from workflows.file_inspection import refusal_of
-    from workflows.instance import Instance
     from workflows.model_inspection import check_estimate, inspect_model
     from workflows.replicas import replaced, to_keep, to_replace, with_news, with_phase, without
     from workflows.scaled_count import is_row_behind, scaled_under, to_scale, to_wake
@@ -41,29 +36,18 @@ with workflow.unsafe.imports_passed_through():
         DeleteInput,
         DeploymentInput,
         InstanceChanged,
-        InstanceGone,
-        InstanceInput,
         KeepRequest,
         ReplaceRequest,
         ScaleRequest,
-        StopRequest,
         WakeRequest,
         Wanted,
     )
-    from workflows.visibility import DEPLOYMENT, PHASE, show_phase
-
-_TOGETHER = 20
-"""So many instances are started, or told to stop, in one step of the workflow: each start carries the model's profile,
-some ten thousand bytes, and the answer to Temporal has room for 4 MiB."""
-
-_DELETED = StopRequest(reason="its deployment was deleted", patience=options.DRAIN_TIMEOUT_SECONDS)
+    from workflows.visibility import show_phase
 
 _NOT_SHOWN = -1  # no count at all: whatever is wanted is to be shown
 
 _LEAST_PAUSE = 0.001
 """Seconds until a trial's end at least: where rounding says that it is over, and then that it is not, time passes."""
-
-_SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels: no words by accident
 
 
 @workflow.defn
@@ -263,8 +247,8 @@ class Deployment:
         if step.makes_room and self._state.trial is not None and workflow.patched("room-was-made"):
             self._state = with_room_made(self._state)
         if max(len(step.stop), step.start) > 1 and workflow.patched("instances-together"):
-            await _few_at_a_time([partial(self._stop, instance_id) for instance_id in step.stop])
-            await _few_at_a_time([partial(self._start, wanted, generation)] * step.start)
+            await instance_calls.few_at_a_time([partial(self._stop, instance_id) for instance_id in step.stop])
+            await instance_calls.few_at_a_time([partial(self._start, wanted, generation)] * step.start)
         else:
             for instance_id in step.stop:
                 await self._stop(instance_id)
@@ -273,26 +257,10 @@ class Deployment:
         self._show(wanted.spec, count)
 
     async def _start(self, wanted: Wanted, generation: int) -> None:
-        replica = Replica(instance_id=self._new_id(), generation=generation)
+        replica = Replica(instance_id=instance_calls.new_instance_id(self._name), generation=generation)
         self._change(replicas=(*self._state.replicas, replica))
         try:
-            instance = await workflow.start_child_workflow(
-                Instance.run,
-                InstanceInput(
-                    instance_id=replica.instance_id,
-                    generation=replica.generation,
-                    spec=wanted.spec,
-                    profile=wanted.profile,
-                    files=wanted.files,
-                ),
-                id=instance_workflow_id(replica.instance_id),
-                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
-                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-                static_summary=f"{wanted.spec.model} for {self._name}",
-                search_attributes=TypedSearchAttributes(
-                    [SearchAttributePair(DEPLOYMENT, self._name), SearchAttributePair(PHASE, "placing")]
-                ),
-            )
+            instance = await instance_calls.start(self._name, replica, wanted)
             instance.add_done_callback(self._on_closed)
         except WorkflowAlreadyStartedError:
             self._forget(replica.instance_id)
@@ -304,38 +272,24 @@ class Deployment:
 
     async def _stop(self, instance_id: str) -> None:
         self._set_phase(instance_id, ReplicaPhase.STOPPING)
-        handle = workflow.get_external_workflow_handle_for(Instance.run, instance_workflow_id(instance_id))
-        try:
-            await handle.signal(Instance.stop, self._stop_request(instance_id))
-        except ApplicationError:  # its workflow is over: nobody will say so any more
+        request = instance_calls.stop_request(self._state, instance_id)
+        if not await instance_calls.stop(instance_id, request):  # its workflow is over: nobody will say so any more
             await deployment_rows.release(instance_id)
             await deployment_rows.remove_instance(instance_id)
             self._forget(instance_id)
-
-    def _stop_request(self, instance_id: str) -> StopRequest:
-        if self._state.deleting:
-            return _DELETED
-        asked = (request.reason for request in self._state.replacing if request.instance_id == instance_id)
-        reason = next(asked, "its deployment needs it no more")
-        return StopRequest(reason=reason, patience=options.DRAIN_PATIENCE_SECONDS)
 
     async def _hurry(self) -> None:
         """Those that stop already, and wait for their requests, have no more time than the others from here on."""
         stopping = [one.instance_id for one in self._state.replicas if one.phase is ReplicaPhase.STOPPING]
         if stopping and workflow.patched("deletion-hurries"):
             for instance_id in stopping:
-                handle = workflow.get_external_workflow_handle_for(Instance.run, instance_workflow_id(instance_id))
-                with suppress(ApplicationError):  # it is over by itself
-                    await handle.signal(Instance.stop, _DELETED)
+                await instance_calls.stop(instance_id, instance_calls.DELETED)  # or it is over by itself
 
     async def _tell_of_replaced(self) -> None:
         """Tells whoever asked for an instance to be replaced that it is gone, once."""
         for request in replaced(self._state):
             self._state = to_keep(self._state, request.instance_id)
-            if request.tell:
-                asker = workflow.get_external_workflow_handle(request.tell)
-                with suppress(ApplicationError):  # it is over, and wants to know no more
-                    await asker.signal("instance_gone", InstanceGone(instance_id=request.instance_id))
+            await instance_calls.tell_gone(request)
 
     async def _sweep(self) -> None:
         if not self._state.replicas:
@@ -378,10 +332,6 @@ class Deployment:
         ]
         show_phase(phase, details="\n".join(lines))
 
-    def _new_id(self) -> str:
-        letters = "".join(workflow.random().choice(_SUFFIX_ALPHABET) for _ in range(5))
-        return f"{self._name}-{letters}"
-
     def _change(self, **fields: Any) -> None:
         self._state = self._state.model_copy(update=fields)
 
@@ -390,8 +340,3 @@ class Deployment:
 
     def _forget(self, instance_id: str) -> None:
         self._state, self._dirty = without(self._state, instance_id), True
-
-
-async def _few_at_a_time(calls: Sequence[Callable[[], Awaitable[None]]]) -> None:
-    for first in range(0, len(calls), _TOGETHER):
-        await asyncio.gather(*(call() for call in calls[first : first + _TOGETHER]))
