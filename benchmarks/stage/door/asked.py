@@ -21,6 +21,7 @@ class Case(NamedTuple):
     prompt: str = _SHORT
     stream: bool = False
     pause: float = 0.0  # milliseconds, at random, before each request
+    rate: float = 0.0  # requests a second, evenly; 0: as soon as the one before is answered
 
     @property
     def paced(self) -> bool:
@@ -57,6 +58,7 @@ SMALL_64 = Case("small-64", 64)
 STREAMS_64 = Case("streams-64", 64, stream=True)
 BURST_64 = Case("burst-64", 64, BURST_MODEL, stream=True)
 PACED_64 = Case("paced-64", 64, PACED_MODEL, stream=True, pause=PACE_MS)
+EVEN_64 = Case("even-64", 64, PACED_MODEL, stream=True, rate=31)
 CASES = (
     Case("small-1", 1),
     Case("small-16", 16),
@@ -67,4 +69,5 @@ CASES = (
     STREAMS_64,
     BURST_64,
     PACED_64,
+    EVEN_64,
 )
