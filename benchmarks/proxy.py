@@ -8,7 +8,8 @@ the figures are the medians of the repeats, and only ratios between proxies of o
 Cases: NAME-CONNECTIONS. `small` and `long` (a prompt of 32 KB) are answered with one JSON object; `streams` with 100
 chunks as fast as they are taken, each in a write of its own as llama-server writes them; `burst` with the same 100
 chunks in one write; `paced` with a chunk every 20 ms, all of its streams begun within one such pause of one another;
-`even` likewise, but 31 streams begin each second, one after the other. `direct` is the load on the engine itself, which limits all.
+`even` likewise, but 31 streams begin each second, one after the other. `direct` is the load on the engine itself,
+which limits all.
 
 Needs gcc; nginx and LiteLLM are fetched when they are missing (`apt-get download nginx`, `uv pip install litellm`).
 Ends with one JSON line; times in milliseconds, `cpu_ms` a request, `rss_mib` of the process that answers, and
