@@ -129,6 +129,7 @@ def walk(folder: Path, steps: Steps, *, cold: bool) -> None:
             first.does(["stoker", "deploy", "theirs", "--model", f"file:{theirs}", "--selector", "rack=7"])
         with steps.step("it answers too"):
             first.does(["stoker", "chat", "theirs", QUESTION])
+        first.does(["stoker", "rm", "mine", "theirs"])  # a worker whose agent stops keeps its engines
 
 
 def _workers(user: Newcomer) -> int:
