@@ -280,7 +280,9 @@ class DeploymentRead(DeploymentCreate):
     """A deployment: what is wanted, and how far it has come."""
 
     generation: int
-    instances_generation: int = Field(description="The generation that instances must be of; older ones are replaced.")
+    instances_generation: int = Field(
+        description="The generation that instances must be of; others are replaced. 0: made before that was kept, any."
+    )
     state: str = Field(description="running, progressing, pending, failed, stopped (no replicas) or deleting")
     message: str
     rolled_back: RolledBackRead | None = Field(
@@ -325,6 +327,10 @@ class DeploymentRead(DeploymentCreate):
             created_at=status.created_at,
             updated_at=status.updated_at,
         )
+
+    def is_current(self, generation: int) -> bool:
+        """Whether instances of that generation are those that are wanted."""
+        return self.instances_generation in (generation, 0)
 
 
 def summary(status: DeploymentStatus, instances: tuple[InstanceStatus, ...]) -> tuple[str, str]:

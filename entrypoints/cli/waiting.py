@@ -55,7 +55,7 @@ class Goal:
 def _goes_back(deployment: DeploymentRead) -> bool:
     """Whether only instances of another generation run: what failed will be rolled back, and that says more."""
     running = [one.generation for one in deployment.instances if one.state is InstanceState.RUNNING]
-    return bool(running) and deployment.instances_generation not in running
+    return bool(running) and not any(map(deployment.is_current, running))
 
 
 def counted(deployment: DeploymentRead) -> Sequence[InstanceRead]:
@@ -63,7 +63,7 @@ def counted(deployment: DeploymentRead) -> Sequence[InstanceRead]:
     return [
         instance
         for instance in deployment.instances
-        if instance.generation == deployment.instances_generation and instance.state is not InstanceState.STOPPING
+        if deployment.is_current(instance.generation) and instance.state is not InstanceState.STOPPING
     ]
 
 

@@ -51,7 +51,7 @@ def plan_description(plan: RolloutPlanRead) -> RenderableType:
 
 def rollout_status(read: DeploymentRead) -> Text:
     """`stoker rollout status`: one line."""
-    new = [one for one in read.instances if one.generation == read.instances_generation]
+    new = [one for one in read.instances if read.is_current(one.generation)]
     running = sum(one.state is InstanceState.RUNNING for one in new)
     left = len(read.instances) - len(new)
     if running >= read.wanted and not left:
