@@ -97,10 +97,12 @@ def test_what_was_rolled_back_is_not_waited_for(given_up: int, verdict: Verdict)
 
 
 def test_what_is_left_of_a_generation_that_was_rolled_back_does_not_count() -> None:
-    read = make_read((1, RUNNING), (2, FAILED), generation=3, instances_generation=1)
-    assert Goal(generation=3, replicas=1).judge(read) is Verdict.REACHED
-    assert Goal(generation=3, replicas=2).judge(read) is Verdict.WAITING
-    assert read.state == "running"
+    one, two = (
+        make_read((1, RUNNING), (2, FAILED), generation=3, instances_generation=1, replicas=wanted) for wanted in (1, 2)
+    )
+    assert Goal(generation=3).judge(one) is Verdict.REACHED
+    assert Goal(generation=3).judge(two) is Verdict.WAITING
+    assert one.state == "running"
 
 
 def test_a_newer_server_may_say_more() -> None:
