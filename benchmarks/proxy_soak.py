@@ -26,7 +26,7 @@ from stoker.domain.units import MIB
 
 SAMPLES = 60
 STREAMS = 8
-_CAPACITY_SECONDS = 5.0
+_CAPACITY_SECONDS, _CAPACITY_WARMUP_SECONDS = 30.0, 10.0  # usage goes to the database all the while
 
 Sample = dict[str, float]
 
@@ -61,7 +61,7 @@ def main() -> None:
 def capacity(proxy: Proxy, folder: Path, core: int) -> float:
     """Small requests a second, at the most."""
     request = SMALL_64.write_request(folder, proxy.key)
-    options = {"connections": SMALL_64.connections, "seconds": _CAPACITY_SECONDS, "warmup": 1}
+    options = {"connections": SMALL_64.connections, "seconds": _CAPACITY_SECONDS, "warmup": _CAPACITY_WARMUP_SECONDS}
     return run_load(core, proxy.port, request, **options).rps
 
 
